@@ -105,7 +105,7 @@ type Limits struct {
 // that the op's comment does not name keeps what an earlier command left.
 type Command struct {
 	Op     Op
-	plain  bool   // the line was "PUB name\n" or "MPUB name\n" without a suffix
+	plain  bool   // the line was "PUB name\n" or "FIN id\n" and Params is checked already
 	IDOK   bool   // FIN REQ TOUCH: IDText is one of our ids, and ID its number
 	Name   []byte // as sent; needed for OpUnknown and for TLSRequired
 	Params []byte // all after the space that ends Name, CR and LF removed
