@@ -135,6 +135,9 @@ func (c *Command) CheckParams(lim *Limits) *Error {
 // twoParams returns the first two parameters; those that are missing are
 // empty, and further ones are ignored.
 func (c *Command) twoParams() (first, second []byte) {
+	if c.NParams < 2 {
+		return c.Params, nil
+	}
 	first, rest, _ := bytes.Cut(c.Params, space)
 	second, _, _ = bytes.Cut(rest, space)
 	return first, second
