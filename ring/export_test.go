@@ -49,6 +49,12 @@ func (r *Ring[T]) ViewTail(want int) Span[T] { return r.viewTail(want) }
 // ClaimTail is the second step of TryPush.
 func (r *Ring[T]) ClaimTail(s Span[T]) bool { return r.claimTail(s) }
 
+// HalfViewHead is ViewHead as of an actor that has loaded the position and the
+// block, and is about to find slots ready in whatever the block is by then.
+func (r *Ring[T]) HalfViewHead() Span[T] {
+	return span[T]{block: r.headBlock.Load(), at: r.head.Load(), n: 1}
+}
+
 // Publish is the third step of TryPush.
 func (s span[T]) Publish(values []T) { s.publish(values) }
 

@@ -264,6 +264,32 @@ func TestStress(t *testing.T) {
 	f(4, 4, 1, 2, ring.WrapNumber)
 }
 
+// While published values last, every consumer gets one at each try, however the
+// others move the head.
+func TestNotEmptyBeforeTheLast(t *testing.T) {
+	const consumers, each = 4, 50_000
+	r, _ := newRing[uint64](consumers*each, 4)
+	if n := r.TryPush(make([]uint64, consumers*each)); n != consumers*each {
+		t.Fatalf("pushed %d", n)
+	}
+	var wg sync.WaitGroup
+	for range consumers {
+		wg.Go(func() {
+			var dst [1]uint64
+			for i := range each {
+				if r.TryPop(dst[:]) != 1 {
+					t.Errorf("nothing at try %d, with values left for all", i)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if r.Len() != 0 || r.Blocks() != 0 {
+		t.Errorf("Len %d, %d blocks", r.Len(), r.Blocks())
+	}
+}
+
 func TestDoesNotAllocate(t *testing.T) {
 	if invariant.Enabled {
 		t.Skip("checks are compiled in, and formatting them allocates")
