@@ -94,11 +94,15 @@ func BenchmarkDropsAdd(b *testing.B) {
 				p.Retain(ref.Chunk, 1<<40)
 				ids[i] = ref.Chunk
 			}
+			var seq [256]uint32
+			for i := range seq {
+				seq[i] = ids[i/run%chunks]
+			}
 			var d block.Drops
 			i := 0
 			for b.Loop() {
-				d.Add(ids[i/run%chunks])
-				if i++; i%256 == 0 {
+				d.Add(seq[i%len(seq)])
+				if i++; i%len(seq) == 0 {
 					d.Flush(p)
 				}
 			}

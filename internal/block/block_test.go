@@ -442,6 +442,7 @@ func TestDefaultBudget(t *testing.T) {
 		"sys/fs/cgroup/a/b/memory.max":   "max\n",
 		"sys/fs/cgroup/a/memory.max":     "4194304\n",
 		"sys/fs/cgroup/other/memory.max": "4096\n",
+		"sys/fs/cgroup/memory.max":       "8388608\n",
 	})
 	f(1<<20, map[string]string{
 		"proc/meminfo":             meminfo,
