@@ -1,0 +1,285 @@
+package broker
+
+import (
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"github.com/zsqio/zsq/internal/block"
+	"github.com/zsqio/zsq/mmapqueue"
+	"github.com/zsqio/zsq/ring"
+)
+
+// Options are plain values, fixed at construction.
+type Options struct {
+	Shards              int               // one per event loop, 1..64
+	MemQueueSize        int               // messages in memory, per topic and per channel
+	MemoryLimit         int64             // bytes of message memory; beyond it messages overflow to disk
+	MaxMsgTimeout       int64             // ns, the limit of TOUCH
+	MaxChannelConsumers int               // 0: no limit
+	DataPath            string            // parent of the backlogs' directories; "" keeps no backlog beyond this process
+	Log                 mmapqueue.Options // for the backlogs
+	Wall                func() int64      // wall clock, ns
+	Waker               Waker
+	Changed             func(ephemeral bool)                    // a topic or channel came, went or was paused; must not block
+	Logf                func(level, format string, args ...any) // may be nil
+}
+
+// Waker reaches the event loops. Both methods may be called from any goroutine.
+type Waker interface {
+	Wake(shard int)         // soon, call Shard.Woken on that loop
+	Do(shard int, f func()) // soon, call f on that loop
+}
+
+// Broker holds all topics of a daemon.
+type Broker struct {
+	opts    Options
+	pool    *block.Pool
+	blocks  *ring.Pool[block.Ref]
+	shards  []*Shard
+	foreign *foreign
+	ids     ids
+
+	mu      sync.Mutex // creation and deletion of topics
+	topics  atomic.Pointer[map[string]*Topic]
+	closing atomic.Bool
+	helpers sync.WaitGroup // refillers and pumps
+
+	writeSlots chan struct{} // bounds the writers that are in a system call
+	health     atomic.Pointer[error]
+}
+
+// backlogsDir is the folder of all topics' backlogs in the data path.
+const backlogsDir = "zsq"
+
+// writersMax bounds the operating-system threads that writing can hold.
+const writersMax = 16
+
+// New makes a broker without topics. idMark is where its message ids start; ids
+// below it have been used by earlier runs.
+func New(o Options, idMark uint64) *Broker {
+	b := &Broker{opts: o, pool: block.NewPool(o.MemoryLimit), blocks: ring.NewPool[block.Ref](4096)}
+	b.ids.next.Store(idMark)
+	b.writeSlots = make(chan struct{}, writersMax)
+	topics := map[string]*Topic{}
+	b.topics.Store(&topics)
+	for i := range o.Shards {
+		b.shards = append(b.shards, newShard(b, i))
+	}
+	b.foreign = newForeign(b)
+	return b
+}
+
+// Shard returns the part of the broker that belongs to event loop i.
+func (b *Broker) Shard(i int) *Shard { return b.shards[i] }
+
+// Find returns the topic of that name, nil when there is none. It takes no lock.
+func (b *Broker) Find(name []byte) *Topic { return (*b.topics.Load())[string(name)] }
+
+// Topic returns the topic of that name, which it creates if there is none. It
+// fails with ErrExiting while one of that name is being deleted.
+func (b *Broker) Topic(name string) (*Topic, error) {
+	if t := (*b.topics.Load())[name]; t != nil {
+		return t, nil
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if t := (*b.topics.Load())[name]; t != nil {
+		return t, nil
+	}
+	if b.closing.Load() {
+		return nil, ErrExiting
+	}
+	t := b.newTopic(name, b.directory(name, b.ids.take(1)))
+	b.storeTopics(func(m map[string]*Topic) { m[name] = t })
+	b.changed(t.ephemeral)
+	return t, nil
+}
+
+// directory names a topic's files per incarnation, so that a topic that is
+// created anew never meets what its ancestor left.
+func (b *Broker) directory(name string, incarnation uint64) string {
+	return filepath.Join(b.opts.DataPath, backlogsDir, name+"@"+formatID(incarnation))
+}
+
+func (b *Broker) newTopic(name, dir string) *Topic {
+	t := &Topic{b: b, name: name, ephemeral: strings.HasSuffix(name, ephemeralSuffix)}
+	t.writer.init(b, dir)
+	t.locals = make([]topicLocal, len(b.shards))
+	t.view.Store(&view{hold: t.newQueue(), gate: new(gate)})
+	return t
+}
+
+func (b *Broker) storeTopics(change func(m map[string]*Topic)) {
+	old := *b.topics.Load()
+	topics := make(map[string]*Topic, len(old)+1)
+	for k, v := range old {
+		topics[k] = v
+	}
+	change(topics)
+	b.topics.Store(&topics)
+}
+
+// Topics returns all topics, sorted by name.
+func (b *Broker) Topics() []*Topic {
+	var all []*Topic
+	for _, t := range *b.topics.Load() {
+		all = append(all, t)
+	}
+	slices.SortFunc(all, func(x, y *Topic) int { return strings.Compare(x.name, y.name) })
+	return all
+}
+
+// Channels returns the topic's channels, sorted by name.
+func (t *Topic) Channels() []*Channel { return t.view.Load().channels }
+
+// DeleteTopic deletes a topic with all its channels and their messages. It must
+// not be called on a loop.
+func (b *Broker) DeleteTopic(name string) error {
+	t := b.Find([]byte(name))
+	if t == nil || t.exiting.Swap(true) {
+		return ErrTopicNotFound
+	}
+	t.mu.Lock()
+	v := *t.view.Load()
+	if v.hold == nil {
+		v.hold, v.gate = t.newQueue(), new(gate)
+	}
+	channels := v.channels
+	v.channels = nil
+	t.view.Store(&v)
+	t.mu.Unlock()
+	for _, c := range channels {
+		c.delete()
+	}
+	b.onAll(func(*Shard) {})
+	t.writer.wait()
+	v.hold.dead.Store(true)
+	v.hold.empty(b.pool)
+	t.writer.submit(job{run: func(log *mmapqueue.Backlog) {
+		if err := log.Remove(); err != nil {
+			b.diskFailed(err)
+		}
+	}})
+	b.mu.Lock()
+	b.storeTopics(func(m map[string]*Topic) { delete(m, name) })
+	b.mu.Unlock()
+	b.changed(t.ephemeral)
+	return nil
+}
+
+// DeleteChannel deletes a channel and its messages and closes its subscribers'
+// connections. It must not be called on a loop.
+func (b *Broker) DeleteChannel(topic, channel string) error {
+	t := b.Find([]byte(topic))
+	if t == nil {
+		return ErrTopicNotFound
+	}
+	c := t.Find(channel)
+	if c == nil {
+		return ErrChannelNotFound
+	}
+	b.deleteChannel(t, c)
+	return nil
+}
+
+func (b *Broker) deleteChannel(t *Topic, c *Channel) {
+	if c.exiting.Swap(true) {
+		return
+	}
+	t.mu.Lock()
+	v := *t.view.Load()
+	v.channels = slices.DeleteFunc(slices.Clone(v.channels), func(x *Channel) bool { return x == c })
+	if len(v.channels) == 0 && v.hold == nil {
+		v.hold, v.gate = t.newQueue(), new(gate)
+	}
+	t.view.Store(&v)
+	last := len(v.channels) == 0
+	t.mu.Unlock()
+	c.delete()
+	b.changed(t.ephemeral || c.ephemeral)
+	if last && t.ephemeral {
+		_ = b.DeleteTopic(t.name) // someone else may have been quicker
+	}
+}
+
+// onAll runs f on every loop and returns when all have.
+func (b *Broker) onAll(f func(s *Shard)) {
+	var wg sync.WaitGroup
+	for _, s := range b.shards {
+		wg.Add(1)
+		b.opts.Waker.Do(s.index, func() {
+			f(s)
+			wg.Done()
+		})
+	}
+	wg.Wait()
+}
+
+// wakeAll makes every shard that has subscribers look at the channel.
+func (b *Broker) wakeAll(c *Channel) {
+	for _, s := range b.shards {
+		if c.locals[s.index].Load() != nil {
+			s.post(mail{channel: c})
+		}
+	}
+}
+
+// wake tells the loops other than self that starve for c.
+func (b *Broker) wake(c *Channel, self *Shard) {
+	hungry := c.hungry.Load()
+	if self != nil {
+		hungry &^= 1 << self.index
+	}
+	for hungry != 0 {
+		i := trailingZeros(hungry)
+		hungry &^= 1 << i
+		if l := c.locals[i].Load(); l != nil && !l.woken.Load() && l.woken.CompareAndSwap(false, true) {
+			b.shards[i].post(mail{channel: c})
+		}
+	}
+}
+
+func (b *Broker) kickRefill(q *queue) {
+	if q.wantsRefill() && !b.closing.Load() && q.refilling.CompareAndSwap(false, true) {
+		b.helpers.Go(func() {
+			q.refill(b, func() {
+				if c := q.owner.Load(); c != nil {
+					b.wake(c, nil)
+				}
+			})
+		})
+	}
+}
+
+func (b *Broker) changed(ephemeral bool) {
+	if b.opts.Changed != nil {
+		b.opts.Changed(ephemeral)
+	}
+}
+
+// Health returns the last disk error, nil when the last write worked.
+func (b *Broker) Health() error {
+	if p := b.health.Load(); p != nil {
+		return *p
+	}
+	return nil
+}
+
+func (b *Broker) diskFailed(err error) {
+	if b.opts.Logf != nil {
+		b.opts.Logf("ERROR", "backlog: %v", err)
+	}
+	b.health.Store(&err)
+}
+
+func (b *Broker) diskWorked() {
+	if b.health.Load() != nil {
+		b.health.Store(nil)
+	}
+}
+
+// Memory returns the bytes of message memory in use.
+func (b *Broker) Memory() int64 { return b.pool.Used() }

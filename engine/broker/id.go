@@ -1,0 +1,48 @@
+package broker
+
+import (
+	"math/bits"
+	"sync/atomic"
+)
+
+// Message ids count up from a mark that is kept on disk and runs ahead, so that
+// none is ever used twice, whatever the clock does. Their top bit is set, which
+// upstream's ids never have.
+type ids struct{ next atomic.Uint64 }
+
+const (
+	idTop     = 1 << 63
+	idsPerRun = 4096 // handed to a shard at a time
+)
+
+// take returns the first of n fresh ids.
+func (g *ids) take(n uint64) uint64 { return (g.next.Add(n) - n) | idTop }
+
+// NextID returns where the ids of a later run may start, if this one is given
+// no more than it has taken.
+func (b *Broker) NextID() uint64 { return b.ids.next.Load() }
+
+// idRun is a shard's own supply.
+type idRun struct{ next, end uint64 }
+
+func (r *idRun) take(g *ids) uint64 {
+	if r.next == r.end {
+		r.next = g.take(idsPerRun)
+		r.end = r.next + idsPerRun
+	}
+	r.next++
+	return r.next - 1
+}
+
+func trailingZeros(x uint64) int { return bits.TrailingZeros64(x) }
+
+// formatID writes an id as it stands in a message frame.
+func formatID(id uint64) string {
+	const digits = "0123456789abcdef"
+	var b [16]byte
+	for i := range b {
+		b[15-i] = digits[id&15]
+		id >>= 4
+	}
+	return string(b[:])
+}

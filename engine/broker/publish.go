@@ -1,0 +1,306 @@
+package broker
+
+import (
+	"sync"
+
+	"github.com/zsqio/zsq/internal/block"
+	"github.com/zsqio/zsq/mmapqueue"
+)
+
+// A Publisher is one producer's view of a round. It belongs to a connection's
+// loop.
+type Publisher struct {
+	Waiter  Waiter
+	pending int    // batches that are not yet accepted
+	err     error  // of the first that failed
+	last    *Topic // whose batch it joined last, in round
+	round   uint64
+}
+
+// Waiter hears that everything a publisher has published up to the end of a
+// round is accepted, or that some of it is not. It is called on the publisher's
+// loop, in EndRound or later; until then the publisher must not publish again
+// after that round.
+type Waiter interface{ Accepted(err error) }
+
+// Pending reports whether an answer is owed after EndRound.
+func (p *Publisher) Pending() bool { return p.pending > 0 }
+
+// Publish stores a message and puts it into the round's batch of its topic.
+// body is copied. A dueNs above zero holds it back until then (monotonic).
+// The message counts as accepted when p's Waiter hears so.
+func (s *Shard) Publish(t *Topic, p *Publisher, body []byte, dueNs int64) error {
+	if t.exiting.Load() {
+		return ErrExiting
+	}
+	l := &t.locals[s.index]
+	if dueNs != 0 {
+		dueNs += s.wallNs - s.nowNs
+		l.batch = append(l.batch, store(s.cold, s.ids.take(&s.b.ids), s.wallNs, dueNs, body))
+	} else {
+		l.batch = append(l.batch, store(s.arena, s.ids.take(&s.b.ids), s.wallNs, 0, body))
+	}
+	l.bytes += uint64(len(body))
+	if !l.queued {
+		l.queued = true
+		s.topics = append(s.topics, t)
+	}
+	if p.last != t || p.round != s.round {
+		p.last, p.round = t, s.round
+		p.pending++
+		l.waiters = append(l.waiters, p)
+		if p.pending == 1 {
+			s.publishers = append(s.publishers, p)
+		}
+	}
+	return nil
+}
+
+// flushPublishes gives the round's batches to the channels.
+func (s *Shard) flushPublishes() {
+	for _, t := range s.topics {
+		l := &t.locals[s.index]
+		t.messages.Add(uint64(len(l.batch)))
+		t.bytes.Add(l.bytes)
+		var err error
+		if t.exiting.Load() {
+			err = ErrExiting
+			for _, r := range l.batch {
+				s.drops.Add(r.Chunk)
+			}
+		} else if j := s.b.fanout(t, nil, l.batch, s); j != nil {
+			j.done = &ticket{waiters: l.waiters, shard: s}
+			l.waiters = nil
+			t.writer.submit(*j)
+		}
+		for _, p := range l.waiters {
+			p.settle(err)
+		}
+		clear(l.waiters)
+		l.batch, l.waiters, l.bytes, l.queued = l.batch[:0], l.waiters[:0], 0, false
+		if cap(l.batch) > batchKeep {
+			l.batch = nil
+		}
+	}
+	clear(s.topics)
+	s.topics = s.topics[:0]
+	for _, p := range s.publishers {
+		if p.pending == 0 {
+			p.answer()
+		}
+	}
+	clear(s.publishers)
+	s.publishers = s.publishers[:0]
+}
+
+// batchKeep is the largest batch whose memory a topic keeps for the next round.
+const batchKeep = 4096
+
+func (p *Publisher) settle(err error) {
+	p.pending--
+	if err != nil && p.err == nil {
+		p.err = err
+	}
+}
+
+func (p *Publisher) answer() {
+	err := p.err
+	p.err = nil
+	p.Waiter.Accepted(err)
+}
+
+// fanout gives a batch, with one reference to each message, to every channel of
+// the topic, or to its hold queue. What does not fit in memory is returned as a
+// job for the topic's writer. s is the calling shard, nil for a foreign caller,
+// whose deferred messages go to a shard by mail.
+func (b *Broker) fanout(t *Topic, v *view, refs []block.Ref, s *Shard) *job {
+	over := b.pool.Over()
+	if v == nil {
+		v = t.view.Load()
+		for v.hold != nil && !v.gate.enter(int64(len(refs))) {
+			v = t.view.Load() // the pump has just closed the gate
+		}
+	}
+	var j *job
+	overflow := func(q *queue, name string, n int) {
+		if n == len(refs) {
+			return
+		}
+		if q.ephemeral {
+			b.drop(s, refs[n:])
+			return
+		}
+		if j == nil {
+			j = &job{refs: append([]block.Ref(nil), refs...)}
+		}
+		j.want = append(j.want, want{q: q, name: name, from: n})
+	}
+	if v.hold != nil {
+		n := v.hold.put(refs, over)
+		if n < len(refs) && v.hold.ephemeral {
+			v.gate.count.Add(-int64(len(refs) - n))
+		}
+		overflow(v.hold, "", n)
+		return j
+	}
+	if len(v.channels) > 1 {
+		b.retain(refs, int64(len(v.channels)-1))
+	}
+	for _, c := range v.channels {
+		c.messages.Add(uint64(len(refs)))
+		batch := refs
+		if hasDue(refs) {
+			batch = b.deferSome(c, refs, s)
+			if len(batch) < len(refs) {
+				b.putLoose(c, batch, s, over)
+				continue
+			}
+		}
+		n := c.q.put(batch, over)
+		overflow(c.q, c.name, n)
+		if n > 0 {
+			b.pushed(c, s)
+		}
+	}
+	return j
+}
+
+// pushed makes somebody look at a channel that has got messages.
+func (b *Broker) pushed(c *Channel, s *Shard) {
+	if s != nil {
+		if l := c.locals[s.index].Load(); l != nil {
+			s.look(l)
+		}
+	}
+	b.wake(c, s)
+}
+
+// retain adds n references to each message, one atomic operation per run of
+// messages in the same chunk.
+func (b *Broker) retain(refs []block.Ref, n int64) {
+	for i := 0; i < len(refs); {
+		k := i + 1
+		for k < len(refs) && refs[k].Chunk == refs[i].Chunk {
+			k++
+		}
+		b.pool.Retain(refs[i].Chunk, n*int64(k-i))
+		i = k
+	}
+}
+
+func (b *Broker) drop(s *Shard, refs []block.Ref) {
+	for _, r := range refs {
+		if s != nil {
+			s.drops.Add(r.Chunk)
+		} else {
+			b.pool.Release(r.Chunk, 1)
+		}
+	}
+}
+
+func hasDue(refs []block.Ref) bool {
+	for _, r := range refs {
+		if r.Aux&auxDue != 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// deferSome puts the deferred messages of a batch aside and returns the others.
+func (b *Broker) deferSome(c *Channel, refs []block.Ref, s *Shard) []block.Ref {
+	var rest []block.Ref
+	for _, r := range refs {
+		switch {
+		case r.Aux&auxDue == 0:
+			rest = append(rest, r)
+		case s != nil:
+			s.deferUntil(c, r, dueOf(b.pool, r)-s.wallNs+s.nowNs)
+		default:
+			b.shards[0].post(mail{channel: c, deferred: r})
+		}
+	}
+	return rest
+}
+
+// putLoose puts messages that are in nobody's batch into the channel: what was
+// mixed with deferred ones, given back, timed out or has come due. They were
+// acknowledged before.
+func (b *Broker) putLoose(c *Channel, refs []block.Ref, s *Shard, over bool) {
+	if len(refs) == 0 {
+		return
+	}
+	n := c.q.put(refs, over)
+	if n > 0 {
+		b.pushed(c, s)
+	}
+	if n == len(refs) {
+		return
+	}
+	if c.q.ephemeral {
+		b.drop(s, refs[n:])
+		return
+	}
+	c.topic.writer.submit(job{
+		refs: append([]block.Ref(nil), refs[n:]...),
+		want: []want{{q: c.q, name: c.name}},
+	})
+}
+
+// foreign is how goroutines that are no loops publish: the HTTP API, a pump, a
+// refiller. It has an arena of its own behind a mutex.
+type foreign struct {
+	b     *Broker
+	mu    sync.Mutex
+	arena *block.Arena
+}
+
+func newForeign(b *Broker) *foreign {
+	return &foreign{b: b, arena: block.NewArena(b.pool)}
+}
+
+// fanout is for the pump: what overflows is written without anybody waiting.
+func (f *foreign) fanout(t *Topic, v *view, refs []block.Ref) {
+	if j := f.b.fanout(t, v, refs, nil); j != nil {
+		t.writer.submit(*j)
+	}
+}
+
+// PublishForeign publishes from a goroutine that is no loop, and returns when
+// the messages are accepted. dueWallNs above zero holds them back until then.
+func (b *Broker) PublishForeign(t *Topic, bodies [][]byte, dueWallNs int64) error {
+	if t.exiting.Load() || b.closing.Load() {
+		return ErrExiting
+	}
+	f := b.foreign
+	refs := make([]block.Ref, 0, len(bodies))
+	bytes := 0
+	f.mu.Lock()
+	wallNs := b.opts.Wall()
+	id := b.ids.take(uint64(len(bodies)))
+	for i, body := range bodies {
+		refs = append(refs, store(f.arena, id+uint64(i), wallNs, dueWallNs, body))
+		bytes += len(body)
+	}
+	f.arena.Flush()
+	f.mu.Unlock()
+	t.messages.Add(uint64(len(bodies)))
+	t.bytes.Add(uint64(bytes))
+	j := b.fanout(t, nil, refs, nil)
+	if j == nil {
+		return nil
+	}
+	j.done = &ticket{result: make(chan error, 1)}
+	t.writer.submit(*j)
+	return <-j.done.result
+}
+
+// storeRecord brings a message back from the backlog.
+func (b *Broker) storeRecord(r *mmapqueue.Record) block.Ref {
+	f := b.foreign
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	ref := store(f.arena, r.ID, r.Timestamp, r.Due, r.Body)
+	ref.Aux |= uint32(r.Attempts)
+	return ref
+}

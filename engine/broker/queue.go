@@ -1,0 +1,183 @@
+package broker
+
+import (
+	"sync"
+	"sync/atomic"
+
+	"github.com/zsqio/zsq/internal/block"
+	"github.com/zsqio/zsq/mmapqueue"
+	"github.com/zsqio/zsq/ring"
+)
+
+// A queue is what a channel, or a topic that holds its messages back, keeps
+// messages in: a memory ring, and behind it the topic's backlog.
+//
+//	put ──► ring ──────────────────► pop
+//	  └──► writer ──► backlog ──► refiller ──► ring
+//
+// Overflow is sticky. outstanding counts what was handed to the writer and has
+// not come back to the ring; while it is above zero every put goes that way,
+// and only the refiller pushes to the ring. A producer raises outstanding
+// before it lets go of the batch, so its next message cannot pass the last one:
+//
+//	producer                         refiller
+//	outstanding += 1, m1 to writer
+//	                                 m1 from backlog to ring
+//	m2: outstanding > 0, to writer
+//	                                 outstanding -= 1
+//	                                 m2 from backlog to ring, outstanding 0
+//	m3: outstanding = 0, to ring
+type queue struct {
+	ring        ring.Ring[block.Ref]
+	limit       int  // of the ring
+	direct      bool // false with --mem-queue-size=0: everything goes through the backlog
+	ephemeral   bool // overflow is dropped
+	outstanding atomic.Int64
+	refilling   atomic.Bool
+	dead        atomic.Bool             // deleted: pushes are drained by the deleter
+	owner       atomic.Pointer[Channel] // whose it is; nil: a topic holds it back
+
+	// The reader's side, under mu: only the refiller, empty and close take it.
+	mu     sync.Mutex
+	cursor *mmapqueue.Cursor // nil until something went to the backlog
+	left   []block.Ref       // read or given back, not yet in the ring
+}
+
+// ringWithoutMemory is how many messages may wait in memory on their way from
+// the backlog with --mem-queue-size=0; they count as backlog.
+const ringWithoutMemory = 1024
+
+func (q *queue) init(b *Broker, ephemeral bool) {
+	q.ephemeral = ephemeral
+	q.limit, q.direct = b.opts.MemQueueSize, true
+	if q.limit == 0 && !ephemeral {
+		q.limit, q.direct = ringWithoutMemory, false
+	}
+	q.ring.Init(q.limit, b.blocks)
+}
+
+// put takes a prefix of refs into memory and returns its length; the rest is
+// already counted as outstanding and must be handed to the topic's writer,
+// unless the queue is ephemeral, whose overflow is the caller's to drop.
+func (q *queue) put(refs []block.Ref, over bool) int {
+	n := 0
+	if q.direct && !over && q.outstanding.Load() == 0 {
+		n = q.ring.TryPush(refs)
+	}
+	if n < len(refs) && !q.ephemeral {
+		q.outstanding.Add(int64(len(refs) - n))
+	}
+	return n
+}
+
+// depth returns how many messages wait, and how many of them on disk.
+func (q *queue) depth() (total, backend int64) {
+	backend = q.outstanding.Load()
+	total = int64(q.ring.Len())
+	if !q.direct {
+		backend += total
+		return backend, backend
+	}
+	return total + backend, backend
+}
+
+// wantsRefill reports whether the refiller should run: something is out and
+// the ring has run low.
+func (q *queue) wantsRefill() bool {
+	return q.outstanding.Load() > 0 && q.ring.Len() <= q.limit/2
+}
+
+// refillBatch bounds what one step of a refiller moves.
+const refillBatch = 512
+
+// refill moves messages from the backlog to the ring until it is full or
+// nothing is left. It is the body of the refiller goroutine.
+func (q *queue) refill(b *Broker, wake func()) {
+	for {
+		moved := q.refillStep(b)
+		if moved > 0 {
+			wake()
+			continue
+		}
+		q.refilling.Store(false)
+		// Whoever asked between the last step and the store was turned away
+		// by the flag: look once more.
+		if !q.canRefill() || !q.refilling.CompareAndSwap(false, true) {
+			return
+		}
+	}
+}
+
+func (q *queue) canRefill() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.dead.Load() || q.ring.Len() >= q.limit {
+		return false
+	}
+	return len(q.left) > 0 || q.cursor != nil && q.cursor.Depth() > 0
+}
+
+func (q *queue) refillStep(b *Broker) (moved int) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	room := min(q.limit-q.ring.Len(), refillBatch)
+	if room <= 0 || q.dead.Load() {
+		return 0
+	}
+	if len(q.left) < room && q.cursor != nil && q.cursor.Depth() > 0 {
+		_, err := q.cursor.Read(room-len(q.left), func(r *mmapqueue.Record) {
+			q.left = append(q.left, b.storeRecord(r))
+		})
+		if err != nil {
+			b.diskFailed(err)
+		}
+	}
+	moved = q.ring.TryPush(q.left[:min(room, len(q.left))])
+	q.left = append(q.left[:0], q.left[moved:]...)
+	if len(q.left) == 0 && cap(q.left) > 2*refillBatch {
+		q.left = nil
+	}
+	// The cursor may have found fewer messages than it had promised: records
+	// that were damaged. They are lost, counted and logged by the backlog.
+	if n := q.outstanding.Add(-int64(moved)); n < 0 {
+		panic("BUG: more messages came back than went out")
+	}
+	return moved
+}
+
+// giveBack puts messages in front of what the backlog still has. They are
+// outstanding already.
+func (q *queue) giveBack(refs []block.Ref) {
+	q.mu.Lock()
+	q.left = append(q.left, refs...)
+	q.mu.Unlock()
+}
+
+// empty drops everything that waits and returns how many messages went. What
+// the writer has in hand stays.
+func (q *queue) empty(pool *block.Pool) (n int) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	var refs [64]block.Ref
+	for {
+		k := q.ring.TryPop(refs[:])
+		if k == 0 {
+			break
+		}
+		n += k
+		for _, r := range refs[:k] {
+			pool.Release(r.Chunk, 1)
+		}
+	}
+	gone := len(q.left)
+	for _, r := range q.left {
+		pool.Release(r.Chunk, 1)
+	}
+	q.left = nil
+	if q.cursor != nil {
+		gone += int(q.cursor.Depth())
+		q.cursor.Empty()
+	}
+	q.outstanding.Add(-int64(gone))
+	return n + gone
+}

@@ -1,0 +1,39 @@
+package broker
+
+// Figures for /stats. All of them may be read from any goroutine.
+
+// Depth returns how many messages the topic itself keeps, and how many of those
+// on disk.
+func (t *Topic) Depth() (total, backend int64) {
+	if v := t.view.Load(); v.hold != nil {
+		return v.hold.depth()
+	}
+	return 0, 0
+}
+
+// Messages returns how many messages were published, and their bodies' bytes,
+// since the process started.
+func (t *Topic) Messages() (count, bytes uint64) { return t.messages.Load(), t.bytes.Load() }
+
+// Depth returns how many messages wait in the channel, and how many of those on
+// disk. Messages in flight and deferred are not in it.
+func (c *Channel) Depth() (total, backend int64) { return c.q.depth() }
+
+// Figures are a channel's counts since the process started, as of the loops'
+// last rounds.
+type Figures struct {
+	InFlight, Deferred, Clients  int64
+	Messages, Requeues, Timeouts uint64
+}
+
+// Figures returns the channel's counts.
+func (c *Channel) Figures() Figures {
+	return Figures{
+		InFlight: max(0, c.inFlight.Load()),
+		Deferred: max(0, c.deferred.Load()),
+		Clients:  max(0, c.clients.Load()),
+		Messages: c.messages.Load(),
+		Requeues: c.requeues.Load(),
+		Timeouts: c.timeouts.Load(),
+	}
+}

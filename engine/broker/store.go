@@ -1,0 +1,250 @@
+package broker
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/zsqio/zsq/internal/block"
+)
+
+// Restore brings back a topic and its channels from an earlier run, before any
+// loop runs. Calling it again for the same topic adds channels.
+func (b *Broker) Restore(name string, paused bool, channels map[string]bool) error {
+	t, err := b.Topic(name)
+	if err != nil {
+		return err
+	}
+	for c, paused := range channels {
+		ch, err := t.Channel(c)
+		if err != nil {
+			return err
+		}
+		ch.paused.Store(paused)
+	}
+	t.SetPaused(paused)
+	return nil
+}
+
+// Open finds the backlogs that an earlier run left, and creates their topics
+// and channels with what waits in them. It comes before Restore and before any
+// loop runs.
+func (b *Broker) Open() error {
+	root := filepath.Join(b.opts.DataPath, backlogsDir)
+	dirs, err := os.ReadDir(root)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("broker: read backlogs: %w", err)
+	}
+	for _, d := range dirs {
+		at := strings.LastIndexByte(d.Name(), '@')
+		if !d.IsDir() || at <= 0 {
+			continue
+		}
+		if err := b.openTopic(d.Name()[:at], filepath.Join(root, d.Name())); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (b *Broker) openTopic(name, dir string) error {
+	t := b.newTopic(name, dir)
+	if err := t.writer.open(); err != nil {
+		return fmt.Errorf("broker: topic %s: %w", name, err)
+	}
+	log := t.writer.log
+	// The topic's own queue first: a channel made before it would inherit it.
+	v := *t.view.Load()
+	for _, cursor := range log.Names() {
+		c, err := log.Cursor(cursor)
+		if err != nil {
+			return fmt.Errorf("broker: topic %s: %w", name, err)
+		}
+		q := v.hold
+		if cursor != "" {
+			ch := t.newChannel(cursor)
+			ch.q = t.newQueue()
+			ch.q.owner.Store(ch)
+			v.channels = append(v.channels, ch)
+			q = ch.q
+		}
+		q.cursor = c
+		q.outstanding.Store(c.Depth())
+	}
+	if held := v.hold.outstanding.Load(); held > 0 {
+		v.gate.count.Store(held)
+	}
+	if len(v.channels) > 0 {
+		if v.gate.count.Load() > 0 {
+			t.paused.Store(true) // Restore ends the pause unless it was one
+		} else {
+			v.hold, v.gate = nil, nil
+		}
+	}
+	t.view.Store(&v)
+	b.storeTopics(func(m map[string]*Topic) { m[name] = t })
+	for _, c := range v.channels {
+		b.kickRefill(c.q)
+	}
+	b.kickRefill(t.hold())
+	return nil
+}
+
+// hold returns the queue of what the topic holds back, or an empty one.
+func (t *Topic) hold() *queue {
+	if q := t.view.Load().hold; q != nil {
+		return q
+	}
+	return new(queue)
+}
+
+// Close saves everything that waits, is deferred or in flight to the backlogs.
+// No loop may run any more, and nobody may publish. What could not be saved is
+// told in the error.
+func (b *Broker) Close() error {
+	b.closing.Store(true)
+	for _, t := range b.Topics() {
+		t.writer.wait()
+	}
+	b.helpers.Wait()
+	b.writeMail()
+	held := b.held()
+	var errs []error
+	for _, t := range b.Topics() {
+		if err := t.close(held); err != nil {
+			errs = append(errs, fmt.Errorf("topic %s: %w", t.name, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// saved is a message that is not in a queue, with its due time on the wall
+// clock, 0 for none.
+type saved struct {
+	ref block.Ref
+	due int64
+}
+
+// held collects what the shards hold, by channel.
+func (b *Broker) held() map[*Channel][]saved {
+	held := map[*Channel][]saved{}
+	for _, s := range b.shards {
+		for i := range s.wheel.slab {
+			switch e := &s.wheel.slab[i]; e.kind {
+			case kindInFlight:
+				c := s.subs[e.owner].local.c
+				held[c] = append(held[c], saved{ref: e.ref})
+			case kindDeferred:
+				c := s.locals[e.owner].c
+				held[c] = append(held[c], saved{e.ref, e.dueNs - s.nowNs + s.wallNs})
+			}
+		}
+	}
+	return held
+}
+
+// writeMail defers what foreign publishers have mailed and no loop has read.
+func (b *Broker) writeMail() {
+	for _, s := range b.shards {
+		s.Woken()
+		s.flushBack()
+	}
+}
+
+func (t *Topic) close(held map[*Channel][]saved) error {
+	t.writer.wait()
+	v := t.view.Load()
+	var errs []error
+	if v.hold != nil {
+		errs = append(errs, t.save(v.hold, "", nil))
+	}
+	for _, c := range v.channels {
+		errs = append(errs, t.save(c.q, c.name, held[c]))
+	}
+	if t.writer.log != nil {
+		errs = append(errs, t.writer.log.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// save writes a queue's memory, and what was in other hands, to the backlog.
+func (t *Topic) save(q *queue, name string, more []saved) error {
+	if q.ephemeral {
+		return nil
+	}
+	j := job{want: []want{{q: q, name: name}}}
+	var refs [256]block.Ref
+	for {
+		n := q.ring.TryPop(refs[:])
+		if n == 0 {
+			break
+		}
+		j.refs = append(j.refs, refs[:n]...)
+	}
+	// What was read but not put into the ring, or given back, is outstanding.
+	q.mu.Lock()
+	q.outstanding.Add(int64(len(j.refs) + len(more)))
+	j.refs = append(j.refs, q.left...)
+	q.left = nil
+	q.mu.Unlock()
+	for _, r := range j.refs {
+		j.due = append(j.due, dueOf(t.b.pool, r))
+	}
+	for _, m := range more {
+		j.refs = append(j.refs, m.ref)
+		j.due = append(j.due, m.due)
+	}
+	if len(j.refs) == 0 {
+		return nil
+	}
+	if err := t.writer.open(); err != nil {
+		return err
+	}
+	return t.writer.write(&j)
+}
+
+// idMarkAhead is how many ids a run may take before it moves the mark.
+const idMarkAhead = 1 << 40
+
+// TakeIDMark returns where this run's message ids start, and writes down where
+// the next run's do. Path is the mark's file.
+func TakeIDMark(path string) (uint64, error) {
+	mark := uint64(1)
+	b, err := os.ReadFile(path)
+	switch {
+	case err == nil:
+		mark, err = strconv.ParseUint(strings.TrimSpace(string(b)), 10, 62)
+		if err != nil {
+			return 0, fmt.Errorf("broker: id mark in %s: %w", path, err)
+		}
+	case !errors.Is(err, fs.ErrNotExist):
+		return 0, fmt.Errorf("broker: id mark: %w", err)
+	}
+	return mark, writeIDMark(path, mark+idMarkAhead)
+}
+
+func writeIDMark(path string, mark uint64) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return fmt.Errorf("broker: id mark: %w", err)
+	}
+	f, err := os.CreateTemp(filepath.Dir(path), "ids.*.tmp")
+	if err != nil {
+		return fmt.Errorf("broker: id mark: %w", err)
+	}
+	_, err = fmt.Fprintln(f, mark)
+	err = errors.Join(err, f.Sync(), f.Close())
+	if err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		return fmt.Errorf("broker: id mark: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,216 @@
+package broker
+
+import (
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/zsqio/zsq/internal/block"
+	"github.com/zsqio/zsq/mmapqueue"
+)
+
+// A Topic takes messages from publishers and gives each to all its channels.
+//
+// Publishers read one immutable view. While the topic has no channel, or is
+// paused, the view has a hold queue, and messages wait there.
+type Topic struct {
+	b         *Broker
+	name      string
+	ephemeral bool
+	view      atomic.Pointer[view]
+	exiting   atomic.Bool
+	messages  atomic.Uint64
+	bytes     atomic.Uint64
+	writer    writer
+	locals    []topicLocal // by shard; each belongs to its loop
+
+	mu      sync.Mutex // guards changes of view, channels and pumping
+	paused  atomic.Bool
+	pumping bool
+}
+
+// view is what publishers need, all of it from one instant.
+type view struct {
+	channels []*Channel // sorted by name
+	hold     *queue     // not nil: messages wait here
+	gate     *gate      // counts what is in hold; there with it
+}
+
+// gate counts the messages in a paused topic's hold queue, in the pump's hand
+// included. The pump closes it when it is zero, and from then on publishers go
+// straight to the channels: a producer's next message cannot pass its last.
+type gate struct{ count atomic.Int64 }
+
+const gateClosed = -1 << 62
+
+// enter counts n messages in; false means that the gate is closed.
+func (g *gate) enter(n int64) bool {
+	for {
+		c := g.count.Load()
+		if c < 0 {
+			return false
+		}
+		if g.count.CompareAndSwap(c, c+n) {
+			return true
+		}
+	}
+}
+
+// topicLocal is one shard's part of a topic.
+type topicLocal struct {
+	batch   []block.Ref
+	bytes   uint64
+	waiters []*Publisher
+	queued  bool
+	_       [64]byte // keep the shards apart
+}
+
+// Name returns the topic's name.
+func (t *Topic) Name() string { return t.name }
+
+func (t *Topic) newQueue() *queue {
+	q := new(queue)
+	q.init(t.b, t.ephemeral)
+	return q
+}
+
+// Channel returns the channel of that name, which it creates if there is none.
+// The first channel of a topic inherits what the topic has kept.
+func (t *Topic) Channel(name string) (*Channel, error) {
+	if c := t.Find(name); c != nil {
+		return c, nil
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.exiting.Load() {
+		return nil, ErrExiting
+	}
+	if c := t.Find(name); c != nil {
+		return c, nil
+	}
+	v := *t.view.Load()
+	c := t.newChannel(name)
+	if len(v.channels) == 0 && !t.paused.Load() {
+		c.q = v.hold
+		c.q.ephemeral = c.ephemeral || t.ephemeral
+		v.hold, v.gate = nil, nil
+		if !t.ephemeral {
+			t.writer.submit(job{run: func(*mmapqueue.Backlog) { c.q.rename(t.b, name) }})
+		}
+	} else {
+		c.q = new(queue)
+		c.q.init(t.b, c.ephemeral || t.ephemeral)
+	}
+	c.q.owner.Store(c)
+	v.channels = slices.Clone(v.channels)
+	v.channels = append(v.channels, c)
+	slices.SortFunc(v.channels, func(a, b *Channel) int { return strings.Compare(a.name, b.name) })
+	t.view.Store(&v)
+	t.b.changed(t.ephemeral || c.ephemeral)
+	return c, nil
+}
+
+func (q *queue) rename(b *Broker, name string) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.cursor != nil {
+		if err := q.cursor.Rename(name); err != nil {
+			b.diskFailed(err)
+		}
+	}
+}
+
+// Find returns the channel of that name, nil when there is none.
+func (t *Topic) Find(name string) *Channel {
+	for _, c := range t.view.Load().channels {
+		if c.name == name {
+			return c
+		}
+	}
+	return nil
+}
+
+// Paused reports whether the topic holds its messages back.
+func (t *Topic) Paused() bool { return t.paused.Load() }
+
+// SetPaused pauses or unpauses the topic. What was published meanwhile follows
+// in order when the pause ends.
+func (t *Topic) SetPaused(paused bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.paused.Swap(paused) == paused {
+		return
+	}
+	v := *t.view.Load()
+	switch {
+	case paused && v.hold == nil:
+		v.hold, v.gate = t.newQueue(), new(gate)
+		t.view.Store(&v)
+	case !paused && len(v.channels) > 0:
+		t.startPumpLocked()
+	}
+	t.b.changed(t.ephemeral)
+}
+
+func (t *Topic) startPumpLocked() {
+	if !t.pumping {
+		t.pumping = true
+		t.b.helpers.Go(t.pump)
+	}
+}
+
+// pump moves what a pause has kept to the channels. It ends when the hold queue
+// is empty, or when the topic is paused again or deleted.
+func (t *Topic) pump() {
+	var refs [256]block.Ref
+	for {
+		v := t.view.Load()
+		if t.paused.Load() || t.exiting.Load() || v.hold == nil || t.b.closing.Load() {
+			t.mu.Lock()
+			t.pumping = false
+			again := !t.paused.Load() && !t.exiting.Load() && t.view.Load().hold != nil && !t.b.closing.Load()
+			if again {
+				t.pumping = true
+			}
+			t.mu.Unlock()
+			if again {
+				continue
+			}
+			return
+		}
+		n := v.hold.ring.TryPop(refs[:])
+		if n > 0 {
+			t.b.foreign.fanout(t, &view{channels: v.channels}, refs[:n])
+			v.gate.count.Add(-int64(n))
+			continue
+		}
+		if v.hold.outstanding.Load() > 0 {
+			t.writer.wait()
+			if v.hold.refillStep(t.b) == 0 {
+				time.Sleep(time.Millisecond) // a failing disk, or a refiller at work
+			}
+			continue
+		}
+		t.mu.Lock()
+		if v.gate.count.CompareAndSwap(0, gateClosed) {
+			now := *t.view.Load()
+			now.hold, now.gate = nil, nil
+			t.view.Store(&now)
+		}
+		t.mu.Unlock()
+	}
+}
+
+// Empty drops what the topic itself keeps; its channels stay as they are.
+func (t *Topic) Empty() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if v := t.view.Load(); v.hold != nil {
+		n := v.hold.empty(t.b.pool)
+		if v.gate != nil {
+			v.gate.count.Add(-int64(n))
+		}
+	}
+}

@@ -1,0 +1,201 @@
+package broker
+
+import (
+	"slices"
+	"sync"
+
+	"github.com/zsqio/zsq/internal/block"
+	"github.com/zsqio/zsq/internal/wire"
+	"github.com/zsqio/zsq/mmapqueue"
+)
+
+// A job is one batch on its way to the backlog. It owns one reference to each
+// message for every queue in want.
+type job struct {
+	refs []block.Ref
+	want []want
+	due  []int64                      // wall ns, or nil: deferred messages being saved
+	done *ticket                      // nil: nobody waits
+	run  func(log *mmapqueue.Backlog) // instead of a batch: an operation in order with the batches
+}
+
+// want says that queue q needs the batch from index from on.
+type want struct {
+	q    *queue
+	name string // its cursor
+	from int
+}
+
+// ticket tells a shard, or a foreign publisher, that a batch was written.
+type ticket struct {
+	waiters []*Publisher
+	shard   *Shard     // told through its mail
+	result  chan error // or a foreign publisher
+	err     error
+}
+
+// writer writes one topic's batches in order. Its goroutine lives while there
+// is something to write.
+type writer struct {
+	b       *Broker
+	dir     string
+	mu      sync.Mutex
+	idle    sync.Cond
+	jobs    []job
+	running bool
+	log     *mmapqueue.Backlog // writer goroutine only, once running
+	recs    []mmapqueue.Record
+}
+
+func (w *writer) init(b *Broker, dir string) {
+	w.b, w.dir = b, dir
+	w.idle.L = &w.mu
+}
+
+func (w *writer) submit(j job) {
+	w.mu.Lock()
+	w.jobs = append(w.jobs, j)
+	start := !w.running
+	w.running = true
+	w.mu.Unlock()
+	if start {
+		go w.loop()
+	}
+}
+
+// wait returns when every job submitted so far has been done.
+func (w *writer) wait() {
+	w.mu.Lock()
+	for w.running {
+		w.idle.Wait()
+	}
+	w.mu.Unlock()
+}
+
+func (w *writer) loop() {
+	w.b.writeSlots <- struct{}{}
+	defer func() { <-w.b.writeSlots }()
+	var jobs []job
+	for {
+		w.mu.Lock()
+		if len(w.jobs) == 0 {
+			w.running = false
+			w.idle.Broadcast()
+			w.mu.Unlock()
+			return
+		}
+		jobs, w.jobs = w.jobs, jobs[:0]
+		w.mu.Unlock()
+		for i := range jobs {
+			w.do(&jobs[i])
+			jobs[i] = job{}
+		}
+	}
+}
+
+func (w *writer) open() error {
+	if w.log != nil {
+		return nil
+	}
+	log, err := mmapqueue.Open(w.dir, w.b.opts.Log)
+	if err == nil {
+		w.log = log
+	}
+	return err
+}
+
+func (w *writer) do(j *job) {
+	err := w.open()
+	if j.run != nil {
+		if err == nil {
+			j.run(w.log)
+		}
+		return
+	}
+	if err == nil {
+		err = w.write(j)
+	}
+	if err != nil {
+		w.b.diskFailed(err)
+	} else {
+		w.b.diskWorked()
+	}
+	w.settle(j, err)
+}
+
+// write appends the batch: as one record for all when every cursor of the log
+// wants it, else as one record for each queue that does. A queue that keeps up
+// in memory must not meet the message a second time on disk.
+func (w *writer) write(j *job) error {
+	for _, n := range j.want {
+		n.q.mu.Lock()
+		if n.q.cursor == nil {
+			c, err := w.log.Cursor(n.name)
+			if err != nil {
+				n.q.mu.Unlock()
+				return err
+			}
+			n.q.cursor = c
+		}
+		n.q.mu.Unlock()
+	}
+	same := len(j.want) == len(w.log.Names())
+	for _, n := range j.want {
+		same = same && n.from == j.want[0].from
+	}
+	if same {
+		w.recs = w.recs[:0]
+		w.records(j, mmapqueue.KindPublish, 0, j.want[0].from)
+		return w.log.Append(w.recs)
+	}
+	w.recs = w.recs[:0]
+	for _, n := range j.want {
+		w.records(j, mmapqueue.KindPut, n.q.cursor.ID(), n.from)
+	}
+	return w.log.Append(w.recs)
+}
+
+func (w *writer) records(j *job, k mmapqueue.Kind, cursor uint32, from int) {
+	for i, r := range j.refs[from:] {
+		rec := mmapqueue.Record{Kind: k, Cursor: cursor, Attempts: uint16(r.Aux & auxAttempts)}
+		frame := frameOf(w.b.pool, r)
+		rec.ID, _ = wire.FrameID(frame)
+		rec.Timestamp, rec.Body = wire.FrameTimestamp(frame), wire.FrameBody(frame)
+		if j.due != nil {
+			rec.Due = j.due[from+i]
+		} else {
+			rec.Due = dueOf(w.b.pool, r)
+		}
+		w.recs = append(w.recs, rec)
+	}
+}
+
+// settle ends a job. After a failure nothing counts as written: a publish is
+// refused, and anything else goes back to memory, because it was acknowledged
+// long ago.
+func (w *writer) settle(j *job, err error) {
+	for _, n := range j.want {
+		refs := j.refs[n.from:]
+		switch {
+		case err != nil && j.done == nil:
+			n.q.giveBack(slices.Clone(refs))
+		default:
+			if err != nil {
+				n.q.outstanding.Add(-int64(len(refs)))
+			}
+			for _, r := range refs {
+				w.b.pool.Release(r.Chunk, 1)
+			}
+		}
+		w.b.kickRefill(n.q)
+	}
+	clear(w.recs)
+	if t := j.done; t != nil {
+		t.err = err
+		if t.shard != nil {
+			t.shard.post(mail{ticket: t})
+		} else {
+			t.result <- err
+		}
+	}
+}
