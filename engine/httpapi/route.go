@@ -1,0 +1,132 @@
+package httpapi
+
+import (
+	"net/http"
+	"path"
+	"slices"
+	"strings"
+)
+
+// handler answers one request; param is the last part of /config/:opt.
+type handler func(w *responseWriter, r *http.Request, param string)
+
+// methods are the handlers of one path.
+type methods map[string]handler
+
+// configPrefix is the one path with a parameter: any non-empty rest without a
+// slash. Its handlers stand in the table under the bare prefix.
+const configPrefix = "/config/"
+
+// v1 makes a handler of a function that returns a body or an error.
+func v1(f func(r *http.Request) (any, *apiError)) handler {
+	return func(w *responseWriter, r *http.Request, _ string) {
+		body, err := f(r)
+		w.v1(body, err)
+	}
+}
+
+// table is every path of the API.
+func (a *api) table() map[string]methods {
+	get := func(h handler) methods { return methods{http.MethodGet: h} }
+	post := func(f func(*http.Request) (any, *apiError)) methods { return methods{http.MethodPost: v1(f)} }
+	t := map[string]methods{
+		"/ping":  get(a.ping),
+		"/info":  get(v1(a.info)),
+		"/stats": get(v1(a.stats)),
+
+		"/pub":  post(a.pub),
+		"/mpub": post(a.mpub),
+
+		"/topic/create":  post(a.topicCreate),
+		"/topic/delete":  post(a.topicDelete),
+		"/topic/empty":   post(a.topicEmpty),
+		"/topic/pause":   post(a.topicPause(true)),
+		"/topic/unpause": post(a.topicPause(false)),
+
+		"/channel/create":  post(a.channelCreate),
+		"/channel/delete":  post(a.channelOp(a.Broker.DeleteChannel)),
+		"/channel/empty":   post(a.channelOp(a.Broker.EmptyChannel)),
+		"/channel/pause":   post(a.channelOp(a.pauseChannel(true))),
+		"/channel/unpause": post(a.channelOp(a.pauseChannel(false))),
+
+		configPrefix: {http.MethodGet: a.configGet, http.MethodPut: a.configPut},
+	}
+	debugRoutes(t)
+	return t
+}
+
+// find returns the handlers of a path spelled canonically, nil if there are none.
+func (a *api) find(p string) (m methods, param string) {
+	if rest, ok := strings.CutPrefix(p, configPrefix); ok {
+		if rest == "" || strings.Contains(rest, "/") {
+			return nil, ""
+		}
+		return a.routes[configPrefix], rest
+	}
+	return a.routes[p], ""
+}
+
+// route finds the handler, in this order: the path as it is; the path another
+// way round, which is a redirect; OPTIONS; the wrong method; nothing.
+func (a *api) route(w *responseWriter, r *http.Request) {
+	m, param := a.find(r.URL.Path)
+	if h := m[r.Method]; h != nil {
+		h(w, r, param)
+		return
+	}
+	if p := a.canonical(r.Method, r.URL.Path); p != "" {
+		redirect(w, r, p)
+		return
+	}
+	if m == nil {
+		w.v1(nil, errNotFound)
+		return
+	}
+	w.Header().Set("Allow", allow(m))
+	if r.Method == http.MethodOptions {
+		w.WriteHeader(http.StatusOK)
+		return
+	}
+	w.v1(nil, errMethodNotAllowed)
+}
+
+// canonical returns the path that p stands for when it has the wrong case, a
+// slash too many or too few, or dots in it, and "" when there is none with
+// this method.
+func (a *api) canonical(method, p string) string {
+	if method == http.MethodConnect || p == "/" {
+		return ""
+	}
+	clean := path.Clean("/" + p)
+	lower := strings.ToLower(clean)
+	if strings.HasPrefix(lower, configPrefix) {
+		lower = configPrefix + clean[len(configPrefix):]
+	}
+	for _, c := range []string{lower, lower + "/"} {
+		if m, _ := a.find(c); c != p && m[method] != nil {
+			return c
+		}
+	}
+	return ""
+}
+
+// redirect sends the client to the same URL with another path.
+func redirect(w *responseWriter, r *http.Request, p string) {
+	code := http.StatusTemporaryRedirect // the method and the body go along
+	if r.Method == http.MethodGet {
+		code = http.StatusMovedPermanently
+	}
+	u := *r.URL
+	u.Path, u.RawPath = p, ""
+	http.Redirect(w, r, u.String(), code)
+}
+
+// allow lists a path's methods for the Allow header.
+func allow(m methods) string {
+	list := []string{http.MethodOptions}
+	for name := range m {
+		list = append(list, name)
+	}
+	slices.Sort(list)
+	return strings.Join(list, ", ")
+}
