@@ -62,17 +62,16 @@ func (c *Command) fastFin(b []byte) int {
 // fastPub takes "PUB name\n" where name has no suffix: checking the name
 // finds the end of the line on the way. It answers 0 for every other line.
 func (c *Command) fastPub(b []byte) int {
-	end := min(len(b), 4+NameSizeMax+1)
-	for i := 4; i < end; i++ {
-		if nameBytes[b[i]] {
+	for i, v := range b[4:min(len(b), 4+NameSizeMax+1)] {
+		if nameBytes[v] {
 			continue
 		}
-		if b[i] != '\n' || i == 4 {
+		if v != '\n' || i == 0 {
 			return 0
 		}
 		c.Op, c.plain, c.NParams = OpPub, true, 1
-		c.Name, c.Params = b[:3:3], b[4:i:i]
-		return i + 1
+		c.Name, c.Params = b[:3:3], b[4:4+i:4+i]
+		return 4 + i + 1
 	}
 	return 0
 }
