@@ -175,9 +175,6 @@ func (s *Shard) flushCounters() {
 			c.timeouts.Add(l.timeouts)
 			l.timeouts = 0
 		}
-		for _, sub := range l.subs {
-			sub.show()
-		}
 	}
 	clear(s.touched)
 	s.touched = s.touched[:0]

@@ -1,8 +1,6 @@
 package broker
 
 import (
-	"sync/atomic"
-
 	"github.com/zsqio/zsq/internal/block"
 	"github.com/zsqio/zsq/internal/wire"
 )
@@ -37,21 +35,17 @@ type Subscriber struct {
 	gone     bool
 
 	sent, finished, requeued uint64
-	Shown                    Counts
 }
 
-// Counts are a subscriber's figures as of the last round, for any goroutine.
+// Counts are a subscriber's figures.
 type Counts struct {
-	Ready, InFlight          atomic.Int64
-	Sent, Finished, Requeued atomic.Uint64
+	Ready, InFlight          int64
+	Sent, Finished, Requeued uint64
 }
 
-func (sub *Subscriber) show() {
-	sub.Shown.InFlight.Store(sub.inFlight)
-	sub.Shown.Ready.Store(sub.ready)
-	sub.Shown.Sent.Store(sub.sent)
-	sub.Shown.Finished.Store(sub.finished)
-	sub.Shown.Requeued.Store(sub.requeued)
+// Counts returns the subscriber's figures. Only its loop may ask.
+func (sub *Subscriber) Counts() Counts {
+	return Counts{sub.ready, sub.inFlight, sub.sent, sub.finished, sub.requeued}
 }
 
 // Channel returns the subscriber's channel.

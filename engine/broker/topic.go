@@ -132,6 +132,9 @@ func (t *Topic) Find(name string) *Channel {
 	return nil
 }
 
+// Exiting reports whether the topic is being deleted.
+func (t *Topic) Exiting() bool { return t.exiting.Load() }
+
 // Paused reports whether the topic holds its messages back.
 func (t *Topic) Paused() bool { return t.paused.Load() }
 

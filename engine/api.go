@@ -1,0 +1,273 @@
+package engine
+
+import (
+	"errors"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/zsqio/zsq/engine/broker"
+	"github.com/zsqio/zsq/engine/httpapi"
+	"github.com/zsqio/zsq/internal/wire"
+)
+
+// api is the broker as the HTTP API sees it. Its methods run on HTTP
+// goroutines.
+type api struct{ e *Engine }
+
+func (e *Engine) httpConfig() httpapi.Config {
+	return httpapi.Config{
+		Broker:           api{e},
+		Info:             e.info,
+		Limits:           httpapi.Limits{MaxMsgSize: e.opts.MaxMsgSize, MaxBodySize: e.opts.MaxBodySize, MaxReqTimeout: e.opts.MaxReqTimeout},
+		ValidTopicName:   wire.ValidName[string],
+		ValidChannelName: wire.ValidName[string],
+		Option:           e.option,
+		SetOption:        e.setOption,
+		RequireTLS:       e.opts.RequireTLS() == TLSRequiredYes,
+		HTTPSPort:        func() int { return 0 },
+		StartTime:        e.started,
+		StallTimeout:     e.opts.ReapTimeout,
+		Logf: func(level int, format string, args ...any) {
+			e.log.printf(LogLevel(level), format, args...)
+		},
+	}
+}
+
+func (e *Engine) info() httpapi.Info {
+	host, err := os.Hostname()
+	if err != nil {
+		host = ""
+	}
+	return httpapi.Info{
+		Version: Version, OwnVersion: OwnVersion,
+		BroadcastAddress: e.opts.BroadcastAddress, Hostname: host,
+		HTTPPort: port(e.httpAddr), TCPPort: port(e.tcpAddr), StartTime: e.started.Unix(),
+		MaxHeartbeatInterval: e.opts.MaxHeartbeatInterval, MaxOutputBufferSize: e.opts.MaxOutputBufferSize,
+		MaxOutputBufferTimeout: e.opts.MaxOutputBufferTimeout, MaxDeflateLevel: e.opts.MaxDeflateLevel,
+		TopologyZone: e.opts.TopologyZone, TopologyRegion: e.opts.TopologyRegion,
+	}
+}
+
+func (e *Engine) option(name string) (any, bool) {
+	if name == "log_level" {
+		return LogLevel(e.log.level.Load()), true
+	}
+	return e.opts.Lookup(name)
+}
+
+func (e *Engine) setOption(name string, value []byte) error {
+	if name != "log_level" {
+		return httpapi.ErrInvalidOption
+	}
+	var level LogLevel
+	if err := level.Set(string(value)); err != nil {
+		return err
+	}
+	e.log.level.Store(int64(level))
+	return nil
+}
+
+// httpErrors gives the broker's errors the API's names.
+func httpErrors(err error) error {
+	switch {
+	case errors.Is(err, broker.ErrTopicNotFound):
+		return httpapi.ErrTopicNotFound
+	case errors.Is(err, broker.ErrChannelNotFound):
+		return httpapi.ErrChannelNotFound
+	case errors.Is(err, broker.ErrExiting):
+		return httpapi.ErrExiting
+	}
+	return err
+}
+
+// Publish waits until the messages are accepted.
+func (a api) Publish(topic string, bodies [][]byte, deferBy time.Duration) error {
+	t, err := a.e.broker.Topic(topic)
+	if err != nil {
+		return httpErrors(err)
+	}
+	if len(bodies) == 0 {
+		return nil
+	}
+	due := int64(0)
+	if deferBy > 0 {
+		due = time.Now().UnixNano() + int64(deferBy)
+	}
+	return httpErrors(a.e.broker.PublishForeign(t, bodies, due))
+}
+
+// CreateTopic creates a topic if there is none of that name.
+func (a api) CreateTopic(name string) error {
+	_, err := a.e.broker.Topic(name)
+	return httpErrors(err)
+}
+
+// HasTopic reports whether there is such a topic.
+func (a api) HasTopic(name string) bool { return a.e.broker.Find([]byte(name)) != nil }
+
+// DeleteTopic deletes a topic with its channels.
+func (a api) DeleteTopic(name string) error {
+	return a.persisted(a.e.broker.DeleteTopic(name))
+}
+
+// EmptyTopic drops what the topic itself holds.
+func (a api) EmptyTopic(name string) error {
+	return a.withTopic(name, func(t *broker.Topic) error { t.Empty(); return nil })
+}
+
+// PauseTopic pauses or unpauses a topic and writes that down.
+func (a api) PauseTopic(name string, paused bool) error {
+	return a.persisted(a.withTopic(name, func(t *broker.Topic) error { t.SetPaused(paused); return nil }))
+}
+
+// CreateChannel creates a channel of a topic that exists.
+func (a api) CreateChannel(topic, channel string) error {
+	return a.withTopic(topic, func(t *broker.Topic) error {
+		_, err := t.Channel(channel)
+		return err
+	})
+}
+
+// DeleteChannel deletes a channel and closes its consumers.
+func (a api) DeleteChannel(topic, channel string) error {
+	return a.persisted(httpErrors(a.e.broker.DeleteChannel(topic, channel)))
+}
+
+// EmptyChannel drops everything a channel holds.
+func (a api) EmptyChannel(topic, channel string) error {
+	return a.withChannel(topic, channel, (*broker.Channel).Empty)
+}
+
+// PauseChannel pauses or unpauses a channel and writes that down.
+func (a api) PauseChannel(topic, channel string, paused bool) error {
+	return a.persisted(a.withChannel(topic, channel, func(c *broker.Channel) { c.SetPaused(paused) }))
+}
+
+// Health returns the last disk error.
+func (a api) Health() error { return a.e.broker.Health() }
+
+func (a api) withTopic(name string, f func(t *broker.Topic) error) error {
+	t := a.e.broker.Find([]byte(name))
+	if t == nil {
+		return httpapi.ErrTopicNotFound
+	}
+	return httpErrors(f(t))
+}
+
+func (a api) withChannel(topic, channel string, f func(c *broker.Channel)) error {
+	return a.withTopic(topic, func(t *broker.Topic) error {
+		c := t.Find(channel)
+		if c == nil {
+			return broker.ErrChannelNotFound
+		}
+		f(c)
+		return nil
+	})
+}
+
+// persisted writes nsqd.dat before a change is answered.
+func (a api) persisted(err error) error {
+	if err != nil {
+		return httpErrors(err)
+	}
+	if err := a.e.meta.write(); err != nil {
+		a.e.log.printf(LogError, "failed to persist metadata - %s", err)
+	}
+	return nil
+}
+
+// Stats collects the figures of /stats: the connections on their loops, all
+// else from counters.
+func (a api) Stats(topic, channel string, includeClients bool) httpapi.Stats {
+	var st httpapi.Stats
+	consumers := map[*broker.Channel][]httpapi.ClientStats{}
+	if includeClients {
+		var mu sync.Mutex
+		a.e.onLoops(func(h *handler) {
+			mu.Lock()
+			defer mu.Unlock()
+			for _, c := range h.conns {
+				if c == nil || !c.greeted {
+					continue
+				}
+				if c.sub != nil {
+					consumers[c.sub.Channel()] = append(consumers[c.sub.Channel()], c.stats(topic))
+				}
+				if len(c.pubs) > 0 {
+					st.Producers = append(st.Producers, c.stats(topic))
+				}
+			}
+		})
+	}
+	for _, t := range a.e.broker.Topics() {
+		if topic != "" && t.Name() != topic {
+			continue
+		}
+		if ts, ok := topicStats(t, channel, consumers, includeClients); ok {
+			st.Topics = append(st.Topics, ts)
+		}
+	}
+	return st
+}
+
+func topicStats(t *broker.Topic, channel string, consumers map[*broker.Channel][]httpapi.ClientStats, includeClients bool) (httpapi.TopicStats, bool) {
+	ts := httpapi.TopicStats{TopicName: t.Name(), Channels: []httpapi.ChannelStats{}, Paused: t.Paused()}
+	ts.Depth, ts.BackendDepth = t.Depth()
+	ts.MessageCount, ts.MessageBytes = t.Messages()
+	for _, c := range t.Channels() {
+		if channel != "" && c.Name() != channel {
+			continue
+		}
+		f := c.Figures()
+		cs := httpapi.ChannelStats{
+			ChannelName: c.Name(), InFlightCount: int(f.InFlight), DeferredCount: int(f.Deferred),
+			MessageCount: f.Messages, RequeueCount: f.Requeues, TimeoutCount: f.Timeouts,
+			ClientCount: int(f.Clients), Paused: c.Paused(),
+		}
+		cs.Depth, cs.BackendDepth = c.Depth()
+		if includeClients {
+			cs.Clients = consumers[c]
+			if cs.Clients == nil {
+				cs.Clients = []httpapi.ClientStats{}
+			}
+		}
+		ts.Channels = append(ts.Channels, cs)
+	}
+	return ts, channel == "" || len(ts.Channels) > 0
+}
+
+// onLoops runs f on every loop and waits. Before the loops run, and after, it
+// does nothing.
+func (e *Engine) onLoops(f func(h *handler)) {
+	var wg sync.WaitGroup
+	for i, l := range e.group.Loops() {
+		wg.Add(1)
+		l.Do(func() {
+			defer wg.Done()
+			f(e.handlers[i])
+		})
+	}
+	wg.Wait()
+}
+
+// stats describes the connection; topic is the one whose publishes to count.
+func (c *conn) stats(topic string) httpapi.ClientStats {
+	cs := httpapi.ClientStats{
+		ClientID: c.client.ClientID, Hostname: c.client.Hostname, UserAgent: c.client.UserAgent,
+		Version: "V2", RemoteAddress: c.peerAddr(), State: int32(c.state), ConnectTime: c.connected.Unix(),
+		SampleRate: c.client.SampleRate,
+	}
+	if s := c.sub; s != nil {
+		n := s.Counts()
+		cs.ReadyCount, cs.InFlightCount = n.Ready, n.InFlight
+		cs.MessageCount, cs.FinishCount, cs.RequeueCount = n.Sent, n.Finished, n.Requeued
+	}
+	for i := range c.pubs {
+		if p := &c.pubs[i]; topic == "" || p.topic.Name() == topic {
+			cs.PubCounts = append(cs.PubCounts, httpapi.PubCount{Topic: p.topic.Name(), Count: p.count})
+			break
+		}
+	}
+	return cs
+}

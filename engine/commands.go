@@ -1,0 +1,264 @@
+package engine
+
+import (
+	"errors"
+
+	"github.com/zsqio/zsq/engine/broker"
+	"github.com/zsqio/zsq/internal/wire"
+)
+
+// check is what comes before a command's body: its state, then its parameters.
+func (c *conn) check(cmd *wire.Command) *wire.Error {
+	switch cmd.Op {
+	case wire.OpPub, wire.OpMpub, wire.OpDpub, wire.OpNop:
+	case wire.OpIdentify, wire.OpAuth:
+		if c.state != stateInit {
+			return wire.WrongState(cmd.Op)
+		}
+	case wire.OpSub:
+		if c.state != stateInit {
+			return wire.WrongState(cmd.Op)
+		}
+		if c.client.HeartbeatInterval == 0 {
+			return wire.ErrSubNoHeartbeats
+		}
+	case wire.OpRdy:
+		if c.state == stateClosing {
+			return nil // ignored, not even looked at
+		}
+		if c.state != stateSubscribed {
+			return wire.WrongState(cmd.Op)
+		}
+	case wire.OpFin, wire.OpReq, wire.OpTouch:
+		if c.state != stateSubscribed && c.state != stateClosing {
+			return wire.WrongState(cmd.Op)
+		}
+	case wire.OpCls:
+		if c.state != stateSubscribed {
+			return wire.WrongState(cmd.Op)
+		}
+	default:
+		return wire.InvalidCommand(cmd.Name)
+	}
+	return cmd.CheckParams(&c.h.e.limits)
+}
+
+// do carries a complete command out.
+func (c *conn) do(cmd *wire.Command) *wire.Error {
+	switch cmd.Op {
+	case wire.OpPub:
+		return c.cmdPub(cmd)
+	case wire.OpFin:
+		return c.cmdFin(cmd)
+	case wire.OpMpub:
+		return c.cmdMpub(cmd)
+	case wire.OpDpub:
+		return c.cmdDpub(cmd)
+	case wire.OpRdy:
+		if c.state == stateSubscribed && c.sub != nil {
+			c.sub.SetReady(cmd.Count)
+		}
+	case wire.OpReq:
+		return c.cmdReq(cmd)
+	case wire.OpTouch:
+		return c.cmdTouch(cmd)
+	case wire.OpSub:
+		return c.cmdSub(cmd)
+	case wire.OpIdentify:
+		return c.cmdIdentify(cmd)
+	case wire.OpAuth:
+		return wire.ErrAuthDisabled
+	case wire.OpCls:
+		c.state = stateClosing
+		if c.sub != nil {
+			c.sub.SetReady(0)
+		}
+		c.answer([]byte(wire.CloseWaitFrame)...)
+	}
+	return nil
+}
+
+// topic finds the topic of a publish; most often it is the last one's.
+func (c *conn) topic(name []byte) (*broker.Topic, error) {
+	if t := c.last; t != nil && t.Name() == string(name) && !t.Exiting() {
+		return t, nil
+	}
+	t := c.h.e.broker.Find(name)
+	if t == nil {
+		var err error
+		if t, err = c.h.e.broker.Topic(string(name)); err != nil {
+			return nil, err
+		}
+	}
+	c.last = t
+	return t, nil
+}
+
+func (c *conn) cmdPub(cmd *wire.Command) *wire.Error {
+	c.op = wire.OpPub
+	t, err := c.topic(cmd.Topic)
+	if err == nil {
+		err = c.h.shard.Publish(t, &c.pub, cmd.Body, 0)
+	}
+	if err != nil {
+		return wire.PublishFailed(wire.OpPub, err)
+	}
+	c.countPubs(t, 1)
+	c.ok()
+	return nil
+}
+
+func (c *conn) cmdDpub(cmd *wire.Command) *wire.Error {
+	c.op = wire.OpDpub
+	due := int64(0)
+	if cmd.Delay > 0 {
+		due = c.nc.Loop().Now() + int64(cmd.Delay)
+	}
+	t, err := c.topic(cmd.Topic)
+	if err == nil {
+		err = c.h.shard.Publish(t, &c.pub, cmd.Body, due)
+	}
+	if err != nil {
+		return wire.PublishFailed(wire.OpDpub, err)
+	}
+	c.countPubs(t, 1)
+	c.ok()
+	return nil
+}
+
+func (c *conn) cmdMpub(cmd *wire.Command) *wire.Error {
+	c.op = wire.OpMpub
+	t, err := c.topic(cmd.Topic)
+	batch := cmd.Messages()
+	n := 0
+	for err == nil {
+		body, ok := batch.Next()
+		if !ok {
+			break
+		}
+		err = c.h.shard.Publish(t, &c.pub, body, 0)
+		n++
+	}
+	if err != nil {
+		return wire.PublishFailed(wire.OpMpub, err)
+	}
+	c.countPubs(t, n)
+	c.ok()
+	return nil
+}
+
+// countPubs counts for /stats what the connection published to each topic.
+func (c *conn) countPubs(t *broker.Topic, n int) {
+	for i := range c.pubs {
+		if c.pubs[i].topic == t {
+			c.pubs[i].count += uint64(n)
+			return
+		}
+	}
+	if len(c.pubs) < pubCountsMax {
+		c.pubs = append(c.pubs, pubCount{topic: t, count: uint64(n)})
+	}
+}
+
+// pubCountsMax bounds what a producer of many topics costs; /stats shows one.
+const pubCountsMax = 64
+
+func (c *conn) cmdFin(cmd *wire.Command) *wire.Error {
+	if c.sub == nil {
+		return nil
+	}
+	if err := c.h.shard.Finish(c.sub, idOf(cmd)); err != nil {
+		return wire.FinFailed(cmd.IDText, reason(err))
+	}
+	return nil
+}
+
+func (c *conn) cmdReq(cmd *wire.Command) *wire.Error {
+	if c.sub == nil {
+		return nil
+	}
+	if err := c.h.shard.Requeue(c.sub, idOf(cmd), int64(cmd.Delay)); err != nil {
+		return wire.ReqFailed(cmd.IDText, reason(err))
+	}
+	return nil
+}
+
+func (c *conn) cmdTouch(cmd *wire.Command) *wire.Error {
+	if c.sub == nil {
+		return nil
+	}
+	if err := c.h.shard.Touch(c.sub, idOf(cmd)); err != nil {
+		return wire.TouchFailed(cmd.IDText, reason(err))
+	}
+	return nil
+}
+
+// idOf returns 0, which no message has, for sixteen bytes that are no id.
+func idOf(cmd *wire.Command) uint64 {
+	if !cmd.IDOK {
+		return 0
+	}
+	return cmd.ID
+}
+
+func reason(err error) string {
+	if errors.Is(err, broker.ErrNotOwner) {
+		return wire.ReasonNotOwner
+	}
+	return wire.ReasonNotInFlight
+}
+
+func (c *conn) cmdSub(cmd *wire.Command) *wire.Error {
+	e := c.h.e
+	topic, channel := string(cmd.Topic), string(cmd.Channel)
+	t, err := e.broker.Topic(topic)
+	if err != nil {
+		return wire.SubFailed(wire.ReasonExiting)
+	}
+	ch, err := t.Channel(channel)
+	if err != nil {
+		return wire.SubFailed(wire.ReasonExiting)
+	}
+	sub, err := c.h.shard.Subscribe(ch, c, int64(c.client.MsgTimeout), int(c.client.SampleRate))
+	switch {
+	case errors.Is(err, broker.ErrTooManyConsumers):
+		return wire.TooManyConsumers(topic, channel, e.opts.MaxChannelConsumers)
+	case err != nil:
+		return wire.SubFailed(wire.ReasonExiting)
+	}
+	c.sub = sub
+	c.state = stateSubscribed
+	c.ok()
+	return nil
+}
+
+func (c *conn) cmdIdentify(cmd *wire.Command) *wire.Error {
+	e := c.h.e
+	lim := e.identify
+	lim.HeartbeatInterval = c.client.HeartbeatInterval
+	lim.OutputBufferSize, lim.OutputBufferTimeout = c.client.OutputBufferSize, c.client.OutputBufferTimeout
+	lim.MsgTimeout = c.client.MsgTimeout
+	id, werr := wire.ParseIdentify(cmd.Body, &lim)
+	if werr != nil {
+		return werr
+	}
+	c.client = id
+	c.beatNs = int64(id.HeartbeatInterval)
+	c.startTimer(c.nc.Loop().Now())
+	if !id.Negotiate {
+		c.ok()
+		return nil
+	}
+	c.answer(wire.AppendIdentifyResponse(nil, &id, &lim)...)
+	return nil
+}
+
+// defaultClient is what a client is that never identifies itself.
+func defaultClient(o *Options) wire.Identify {
+	return wire.Identify{
+		HeartbeatInterval:   wire.DefaultHeartbeatInterval,
+		OutputBufferSize:    16 << 10,
+		OutputBufferTimeout: o.OutputBufferTimeout,
+		MsgTimeout:          o.MsgTimeout,
+	}
+}

@@ -1,0 +1,275 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"runtime"
+	"runtime/debug"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/zsqio/zsq/engine/broker"
+	"github.com/zsqio/zsq/engine/httpapi"
+	"github.com/zsqio/zsq/engine/netloop"
+	"github.com/zsqio/zsq/internal/wire"
+	"github.com/zsqio/zsq/mmapqueue"
+)
+
+// Engine is a running daemon.
+type Engine struct {
+	opts          *Options
+	log           *logger
+	limits        wire.Limits
+	identify      wire.IdentifyLimits
+	defaultClient wire.Identify
+
+	broker   *broker.Broker
+	group    *netloop.Group
+	handlers []*handler
+	meta     *metadata
+	helpers  sync.WaitGroup
+
+	lock      *os.File
+	started   time.Time
+	tcpAddr   net.Addr
+	httpAddr  net.Addr
+	servers   []*http.Server
+	serverWG  sync.WaitGroup
+	httpError chan error
+}
+
+// shutdownFlush bounds how long a stop waits for clients to take what is in
+// their connections' output.
+const shutdownFlush = time.Second
+
+// New opens the data path, brings back what an earlier run left and listens.
+// Nothing is served before Start. logOut gets the log.
+func New(o *Options, logOut io.Writer) (_ *Engine, err error) {
+	e := &Engine{opts: o, log: newLogger(logOut, o.LogPrefix, o.LogLevel), started: time.Now(), httpError: make(chan error, 1)}
+	e.limits = wire.Limits{MaxMsgSize: o.MaxMsgSize, MaxBodySize: o.MaxBodySize, MaxRdyCount: o.MaxRdyCount, MaxReqTimeout: o.MaxReqTimeout}
+	e.defaultClient = defaultClient(o)
+	e.identify = wire.IdentifyLimits{
+		MaxHeartbeatInterval: o.MaxHeartbeatInterval, MaxOutputBufferSize: int(o.MaxOutputBufferSize),
+		MinOutputBufferTimeout: o.MinOutputBufferTimeout, MaxOutputBufferTimeout: o.MaxOutputBufferTimeout,
+		MaxMsgTimeout: o.MaxMsgTimeout, MaxDeflateLevel: o.MaxDeflateLevel, MaxRdyCount: o.MaxRdyCount, Version: Version,
+		TopologyRegion: o.TopologyRegion, TopologyZone: o.TopologyZone,
+	}
+	defer func() {
+		if err != nil {
+			e.release()
+		}
+	}()
+	if e.lock, err = lockDataPath(e.dataPath()); err != nil {
+		return nil, err
+	}
+	e.log.printf(LogInfo, "nsqd v%s (built w/%s)", Version, runtime.Version())
+	e.log.printf(LogInfo, "ID: %d", o.ID)
+	if err := e.openGroup(); err != nil {
+		return nil, err
+	}
+	if err := e.openBroker(); err != nil {
+		return nil, err
+	}
+	return e, e.listen()
+}
+
+func (e *Engine) dataPath() string {
+	if e.opts.DataPath == "" {
+		return "."
+	}
+	return e.opts.DataPath
+}
+
+// lockDataPath takes upstream's lock: flock on the directory itself.
+func lockDataPath(path string) (*os.File, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("failed to lock data-path: %w", err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		_ = f.Close()
+		return nil, fmt.Errorf("failed to lock data-path: cannot flock directory %s - %w (possibly in use by another instance of nsqd)", path, err)
+	}
+	return f, nil
+}
+
+func (e *Engine) openGroup() (err error) {
+	e.handlers = make([]*handler, e.opts.LoopCount())
+	e.group, err = netloop.NewGroup(netloop.Options{
+		Loops:       len(e.handlers),
+		OutputLimit: e.opts.OutputLimit,
+		Logf:        func(format string, args ...any) { e.log.printf(LogWarn, format, args...) },
+	}, func(i int) netloop.Handler {
+		e.handlers[i] = &handler{e: e}
+		return e.handlers[i]
+	})
+	return err
+}
+
+func (e *Engine) openBroker() error {
+	mark, err := broker.TakeIDMark(filepath.Join(e.dataPath(), "zsq", "ids"))
+	if err != nil {
+		return err
+	}
+	// Loops, helpers and the HTTP API each need a processor of their own.
+	if n := len(e.handlers) + 2; runtime.GOMAXPROCS(0) < n {
+		runtime.GOMAXPROCS(n)
+	}
+	e.meta = newMetadata(filepath.Join(e.dataPath(), "nsqd.dat"), e)
+	e.broker = broker.New(broker.Options{
+		Shards:              len(e.handlers),
+		MemQueueSize:        int(e.opts.MemQueueSize),
+		MemoryLimit:         e.opts.MemoryBudget(),
+		MaxMsgTimeout:       int64(e.opts.MaxMsgTimeout),
+		MaxChannelConsumers: e.opts.MaxChannelConsumers,
+		DataPath:            e.dataPath(),
+		Log: mmapqueue.Options{
+			SyncEvery:   e.opts.SyncEvery,
+			SyncTimeout: e.opts.SyncTimeout,
+			Logf:        func(format string, args ...any) { e.log.printf(LogError, format, args...) },
+		},
+		Wall:    func() int64 { return time.Now().UnixNano() },
+		Waker:   waker{e},
+		Changed: e.meta.changed,
+		Logf: func(_, format string, args ...any) {
+			e.log.printf(LogError, format, args...)
+		},
+	}, mark)
+	for i, l := range e.group.Loops() {
+		h := e.handlers[i]
+		h.loop, h.shard = l, e.broker.Shard(i)
+		now := netloop.Now()
+		h.wallBase = time.Now().UnixNano() - now
+		h.shard.Start(now, now+h.wallBase, h.onTimer)
+	}
+	if err := e.broker.Open(); err != nil {
+		return err
+	}
+	if err := e.meta.load(e.broker); err != nil {
+		return err
+	}
+	return e.meta.write()
+}
+
+// waker is how the broker reaches the loops.
+type waker struct{ e *Engine }
+
+func (w waker) Wake(shard int)         { w.e.group.Loops()[shard].Wake() }
+func (w waker) Do(shard int, f func()) { w.e.group.Loops()[shard].Do(f) }
+
+// network tells a host:port from the path of a unix socket, as upstream does.
+func network(addr string) string {
+	if _, _, err := net.SplitHostPort(addr); err != nil {
+		return "unix"
+	}
+	return "tcp"
+}
+
+func (e *Engine) listen() (err error) {
+	if e.tcpAddr, err = e.group.Listen(network(e.opts.TCPAddress), e.opts.TCPAddress); err != nil {
+		return fmt.Errorf("listen (%s) failed - %w", e.opts.TCPAddress, err)
+	}
+	e.log.printf(LogInfo, "TCP: listening on %s", e.tcpAddr)
+	if e.opts.HTTPAddress == "" {
+		return nil
+	}
+	l, err := net.Listen(network(e.opts.HTTPAddress), e.opts.HTTPAddress)
+	if err != nil {
+		return fmt.Errorf("listen (%s) failed - %w", e.opts.HTTPAddress, err)
+	}
+	e.httpAddr = l.Addr()
+	e.log.printf(LogInfo, "HTTP: listening on %s", e.httpAddr)
+	s := httpapi.NewServer(httpapi.New(e.httpConfig()), e.opts.ReapTimeout)
+	e.servers = append(e.servers, s)
+	e.serverWG.Go(func() {
+		if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+			e.httpError <- err
+		}
+	})
+	return nil
+}
+
+// TCPAddr and HTTPAddr return the addresses listened on; HTTPAddr is nil when
+// HTTP is off.
+func (e *Engine) TCPAddr() net.Addr { return e.tcpAddr }
+
+// HTTPAddr is described at TCPAddr.
+func (e *Engine) HTTPAddr() net.Addr { return e.httpAddr }
+
+// Start serves connections.
+func (e *Engine) Start() {
+	debug.SetGCPercent(gcPercent)
+	e.meta.start()
+	e.group.Start()
+}
+
+// gcPercent lets the small heap beside the arenas grow before it is collected.
+const gcPercent = 200
+
+// Failed tells of an HTTP listener that ended by itself.
+func (e *Engine) Failed() <-chan error { return e.httpError }
+
+// Shutdown stops the daemon and saves what it holds. An error says what could
+// not be saved.
+func (e *Engine) Shutdown() error {
+	e.group.StopAccepting()
+	ctx, cancel := context.WithTimeout(context.Background(), shutdownFlush)
+	defer cancel()
+	for _, s := range e.servers {
+		if s.Shutdown(ctx) != nil {
+			_ = s.Close()
+		}
+	}
+	e.serverWG.Wait()
+	e.helpers.Wait()
+	if err := e.group.Shutdown(ctx); err != nil {
+		e.log.printf(LogWarn, "some clients did not take their last bytes: %v", err)
+	}
+	for _, h := range e.handlers {
+		h.ended = true
+	}
+	e.meta.stop()
+	err := errors.Join(e.meta.write(), e.broker.Close())
+	e.release()
+	return err
+}
+
+func (e *Engine) release() {
+	for _, s := range e.servers {
+		_ = s.Close()
+	}
+	if e.group != nil && e.broker == nil {
+		ctx, cancel := context.WithCancel(context.Background())
+		cancel()
+		_ = e.group.Shutdown(ctx)
+	}
+	if e.lock != nil {
+		_ = e.lock.Close()
+		e.lock = nil
+	}
+}
+
+func port(a net.Addr) int {
+	switch a := a.(type) {
+	case nil:
+		return 0
+	case *net.TCPAddr:
+		return a.Port
+	default:
+		return -1
+	}
+}
+
+// String names the daemon in tests.
+func (e *Engine) String() string {
+	return strings.Join([]string{"nsqd", e.tcpAddr.String()}, " ")
+}

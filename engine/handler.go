@@ -1,0 +1,263 @@
+package engine
+
+import (
+	"time"
+
+	"github.com/zsqio/zsq/engine/broker"
+	"github.com/zsqio/zsq/engine/netloop"
+	"github.com/zsqio/zsq/internal/wire"
+)
+
+// handler is what one event loop does with its connections: it reads commands,
+// and at the end of the round lets its shard deliver.
+type handler struct {
+	e     *Engine
+	loop  *netloop.Loop
+	shard *broker.Shard
+	cmd   wire.Command
+
+	conns   []*conn // by conn.seq; nil where free
+	free    []uint32
+	owing   []*conn // with answers to send
+	inRound bool
+	ended   bool
+	stalled *conn // its kept bytes are to be answered, not waited on
+
+	wallBase int64 // wall clock minus monotonic, ns
+	wallRead int64 // when wallBase was read, monotonic
+}
+
+// wallEvery is how often a loop looks at the wall clock. Message timestamps
+// follow a clock step after that time; timers never do.
+const wallEvery = int64(50 * time.Millisecond)
+
+// begin opens the round at its first event.
+func (h *handler) begin(l *netloop.Loop) {
+	if h.inRound {
+		return
+	}
+	h.inRound = true
+	now := l.Now()
+	if now-h.wallRead > wallEvery || h.wallRead == 0 {
+		h.wallBase, h.wallRead = time.Now().UnixNano()-netloop.Now(), now
+	}
+	h.shard.Begin(now, now+h.wallBase)
+}
+
+// Open greets a connection.
+func (h *handler) Open(nc *netloop.Conn) {
+	h.begin(nc.Loop())
+	c := &conn{h: h, nc: nc, connected: time.Now()}
+	c.pub.Waiter = c
+	c.client = h.e.defaultClient
+	nc.Ctx = c
+	if n := len(h.free); n > 0 {
+		c.seq = h.free[n-1]
+		h.free = h.free[:n-1]
+		h.conns[c.seq] = c
+	} else {
+		c.seq = uint32(len(h.conns))
+		h.conns = append(h.conns, c)
+	}
+	c.timer = h.shard.AddTimer(nc.Loop().Now()+int64(h.e.opts.ReapTimeout), c.seq)
+}
+
+// Traffic takes whole commands off the front of b.
+func (h *handler) Traffic(nc *netloop.Conn, b []byte) (used int) {
+	h.begin(nc.Loop())
+	c := nc.Ctx.(*conn)
+	if h.stalled == c {
+		h.stalled = nil
+		h.tellStalled(c, b)
+		return len(b)
+	}
+	if !c.greeted {
+		if len(b) < len(wire.Magic) {
+			return 0
+		}
+		if string(b[:len(wire.Magic)]) != wire.Magic {
+			c.fail(wire.ErrBadProtocol)
+			return len(b)
+		}
+		used = len(wire.Magic)
+		c.greeted = true
+		c.beatNs = int64(c.client.HeartbeatInterval)
+		c.startTimer(nc.Loop().Now())
+	}
+	heard := false
+	c.partial = false
+	for used < len(b) && !c.closing {
+		n, done := h.command(c, b[used:])
+		if !done {
+			c.partial = true
+			break
+		}
+		heard = true
+		used += n
+	}
+	if heard {
+		c.heardNs = nc.Loop().Now()
+	}
+	if c.closing || nc.Closing() {
+		return len(b)
+	}
+	if nc.Full() && !c.stuffed && c.sub == nil {
+		// A producer that does not read its answers is not read either.
+		c.stuffed = true
+		nc.PauseRead()
+	}
+	return used
+}
+
+// command parses and does one command. done is false when its bytes are not all
+// there.
+func (h *handler) command(c *conn, b []byte) (n int, done bool) {
+	cmd := &h.cmd
+	line, s := cmd.ParseLine(b)
+	switch s {
+	case wire.NeedMore:
+		return 0, false
+	case wire.LineTooLong:
+		c.closing = true
+		c.nc.Close(errLine)
+		return len(b), true
+	}
+	if e := c.check(cmd); e != nil {
+		c.fail(e)
+		return len(b), true
+	}
+	n = line
+	if cmd.Op.HasBody() {
+		cmd.Resume = c.resume
+		body, s, e := cmd.ParseBody(b[line:], &h.e.limits)
+		if e != nil {
+			c.fail(e)
+			return len(b), true
+		}
+		if s == wire.NeedMore {
+			c.resume = cmd.Resume
+			c.nc.Expect(line + cmd.Need)
+			return 0, false
+		}
+		c.resume = wire.BatchState{}
+		n += body
+	}
+	if e := c.do(cmd); e != nil {
+		c.fail(e)
+		if e.Fatal {
+			return len(b), true
+		}
+	}
+	return n, true
+}
+
+// tellStalled ends a connection in the middle of a command with the error for
+// what is missing.
+func (h *handler) tellStalled(c *conn, b []byte) {
+	cmd := &h.cmd
+	line, s := cmd.ParseLine(b)
+	if s == wire.OK && c.check(cmd) == nil && cmd.Op.HasBody() {
+		cmd.Resume = c.resume
+		if _, s, _ := cmd.ParseBody(b[line:], &h.e.limits); s == wire.NeedMore {
+			c.fail(cmd.Stalled())
+			return
+		}
+	}
+	c.closing = true
+	c.nc.Close(errSilent)
+}
+
+// EOF answers a half-closed connection: what it lacks of a command is an error.
+func (h *handler) EOF(nc *netloop.Conn) {
+	h.begin(nc.Loop())
+	nc.CloseAfterFlush()
+}
+
+// Drained goes on with a client that reads again.
+func (h *handler) Drained(nc *netloop.Conn) {
+	h.begin(nc.Loop())
+	c := nc.Ctx.(*conn)
+	c.blockedAt = 0
+	if c.sub != nil {
+		c.sub.Resume()
+	}
+	if c.stuffed {
+		c.stuffed = false
+		if !c.waiting {
+			nc.ResumeRead()
+		}
+	}
+}
+
+// Closed forgets a connection. Its messages in flight wait for their time-out.
+func (h *handler) Closed(nc *netloop.Conn, err error) {
+	if h.ended {
+		return
+	}
+	h.begin(nc.Loop())
+	c := nc.Ctx.(*conn)
+	if err != nil {
+		h.e.log.printf(LogInfo, "[%s] closed: %v", c.peerAddr(), err)
+	}
+	if c.timer != 0 {
+		h.shard.StopTimer(c.timer)
+		c.timer = 0
+	}
+	if c.sub != nil {
+		ch := c.sub.Channel()
+		if h.shard.Unsubscribe(c.sub) {
+			h.e.helpers.Go(func() { h.e.broker.DeleteIfUnused(ch) })
+		}
+		c.sub = nil
+	}
+	h.conns[c.seq] = nil
+	h.free = append(h.free, c.seq)
+}
+
+// Round ends a round: publishes are given out, messages delivered, answers sent.
+func (h *handler) Round(l *netloop.Loop, now int64) {
+	h.begin(l)
+	h.shard.EndRound()
+	for i := 0; i < len(h.owing); i++ {
+		c := h.owing[i]
+		c.owing = false
+		switch {
+		case c.nc.Fd < 0:
+		case !c.pub.Pending():
+			c.flushAnswers()
+		case !c.waiting:
+			c.waiting = true
+			c.nc.PauseRead()
+		}
+	}
+	clear(h.owing)
+	h.owing = h.owing[:0]
+	h.inRound = false
+	if due := h.shard.NextDue(); due != 0 {
+		l.SetTimer(due)
+	}
+}
+
+// Timer serves what is due.
+func (h *handler) Timer(l *netloop.Loop, now int64) (next int64) {
+	h.begin(l)
+	if !h.shard.Advance() {
+		return now + 1
+	}
+	return h.shard.NextDue()
+}
+
+func (h *handler) onTimer(token uint32) {
+	if c := h.conns[token]; c != nil {
+		c.onTimer(h.loop.Now())
+	}
+}
+
+// Woken reads what other loops and helpers told the shard.
+func (h *handler) Woken(l *netloop.Loop) {
+	h.begin(l)
+	h.shard.Woken()
+}
+
+// Sent is never called: bodies are copied into the output.
+func (h *handler) Sent(*netloop.Loop, uint64) {}

@@ -1,0 +1,161 @@
+package engine
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/zsqio/zsq/engine/broker"
+	"github.com/zsqio/zsq/internal/wire"
+)
+
+// metadata keeps nsqd.dat: the topics and channels, and which are paused.
+type metadata struct {
+	path string
+	e    *Engine
+	dirt chan struct{} // holds at most one
+	done chan struct{}
+	wg   sync.WaitGroup
+	mu   sync.Mutex // one write at a time
+}
+
+// metadataEvery is the shortest time between two writes that nobody waits for.
+const metadataEvery = time.Second
+
+type metaFile struct {
+	Topics  []metaTopic `json:"topics"`
+	Version string      `json:"version"`
+}
+
+type metaTopic struct {
+	Name     string        `json:"name"`
+	Paused   bool          `json:"paused"`
+	Channels []metaChannel `json:"channels"`
+}
+
+type metaChannel struct {
+	Name   string `json:"name"`
+	Paused bool   `json:"paused"`
+}
+
+func newMetadata(path string, e *Engine) *metadata {
+	return &metadata{path: path, e: e, dirt: make(chan struct{}, 1), done: make(chan struct{})}
+}
+
+// changed asks for a write soon. It does not block.
+func (m *metadata) changed(ephemeral bool) {
+	if ephemeral {
+		return
+	}
+	select {
+	case m.dirt <- struct{}{}:
+	default:
+	}
+}
+
+// start runs the goroutine that writes; stop ends it.
+func (m *metadata) start() {
+	m.wg.Go(func() {
+		for {
+			select {
+			case <-m.done:
+				return
+			case <-m.dirt:
+			}
+			if err := m.write(); err != nil {
+				m.e.log.printf(LogError, "failed to persist metadata - %s", err)
+			}
+			select {
+			case <-m.done:
+				return
+			case <-time.After(metadataEvery):
+			}
+		}
+	})
+}
+
+func (m *metadata) stop() {
+	close(m.done)
+	m.wg.Wait()
+}
+
+// write replaces the file by what is now.
+func (m *metadata) write() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	file := metaFile{Version: Version}
+	for _, t := range m.e.broker.Topics() {
+		if wire.IsEphemeral(t.Name()) || t.Exiting() {
+			continue
+		}
+		mt := metaTopic{Name: t.Name(), Paused: t.Paused()}
+		for _, c := range t.Channels() {
+			if !wire.IsEphemeral(c.Name()) {
+				mt.Channels = append(mt.Channels, metaChannel{c.Name(), c.Paused()})
+			}
+		}
+		file.Topics = append(file.Topics, mt)
+	}
+	b, err := json.Marshal(file)
+	if err != nil {
+		return err
+	}
+	return replaceFile(m.path, b)
+}
+
+// replaceFile writes a file so that it is, at any instant, whole: the old or
+// the new one.
+func replaceFile(path string, b []byte) error {
+	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*.tmp")
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(b)
+	err = errors.Join(err, f.Sync(), f.Close())
+	if err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		_ = os.Remove(f.Name())
+	}
+	return err
+}
+
+// load brings the topics and channels of the file back. A missing file is a
+// fresh start.
+func (m *metadata) load(b *broker.Broker) error {
+	raw, err := os.ReadFile(m.path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("failed to load metadata - %w", err)
+	}
+	var file metaFile
+	if err := json.Unmarshal(raw, &file); err != nil {
+		return fmt.Errorf("failed to load metadata - failed to parse metadata in %s - %w", m.path, err)
+	}
+	for _, t := range file.Topics {
+		if !wire.ValidName(t.Name) {
+			m.e.log.printf(LogWarn, "skipping creation of invalid topic %s", t.Name)
+			continue
+		}
+		channels := map[string]bool{}
+		for _, c := range t.Channels {
+			if !wire.ValidName(c.Name) {
+				m.e.log.printf(LogWarn, "skipping creation of invalid channel %s", c.Name)
+				continue
+			}
+			channels[c.Name] = c.Paused
+		}
+		if err := b.Restore(t.Name, t.Paused, channels); err != nil {
+			return fmt.Errorf("failed to load metadata - %w", err)
+		}
+	}
+	return nil
+}
