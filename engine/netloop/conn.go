@@ -246,12 +246,15 @@ func (c *Conn) watch() {
 // output: the kernel answers unread input with a reset, which drops what the
 // peer has not acknowledged.
 func (c *Conn) linger() {
-	if c.unix || c.unacked() == 0 {
+	_ = unix.Shutdown(c.Fd, unix.SHUT_WR)
+	c.phase = phaseLinger
+	c.discard()
+	if c.unacked() == 0 {
 		c.Close(nil)
+	}
+	if c.phase != phaseLinger {
 		return
 	}
-	c.phase = phaseLinger
-	_ = unix.Shutdown(c.Fd, unix.SHUT_WR)
 	l := c.loop
 	c.lingerEnd = l.now + int64(l.group.opt.Linger)
 	l.lingers = append(l.lingers, c)
@@ -262,8 +265,12 @@ func (c *Conn) linger() {
 // not tell when the last byte was acknowledged.
 const lingerLook = 5 * time.Millisecond
 
-// unacked is the number of bytes that the peer's kernel has not taken.
+// unacked is the number of bytes that the peer's kernel has not taken; a FIN
+// counts as one. It is always zero for unix sockets, which have no wire.
 func (c *Conn) unacked() int {
+	if c.unix {
+		return 0
+	}
 	n, err := unix.IoctlGetInt(c.Fd, unix.SIOCOUTQ)
 	if err != nil {
 		return 0
@@ -281,9 +288,9 @@ func (l *Loop) checkLingers() {
 	for _, c := range l.lingers {
 		switch {
 		case c.phase != phaseLinger:
-		// In a shutdown it is the caller's context that bounds the wait. The FIN
-		// counts as one byte until it is acknowledged.
+		// In a shutdown it is the caller's context that bounds the wait.
 		case c.unacked() == 0, l.now >= c.lingerEnd && !l.leaving:
+			c.discard()
 			c.Close(nil)
 		default:
 			wait = append(wait, c)

@@ -228,7 +228,7 @@ func frames(early *atomic.Int64, big bool) func(c *Conn, b []byte) int {
 func TestExpectAssemblesMessages(t *testing.T) {
 	for _, big := range []bool{false, true} {
 		var early, sent, tokens atomic.Int64
-		_, addr := start(t, Options{}, &script{
+		g, addr := start(t, Options{}, &script{
 			traffic: frames(&early, big),
 			sent:    func(token uint64) { sent.Add(1); tokens.Add(int64(token)) },
 		})
@@ -244,6 +244,7 @@ func TestExpectAssemblesMessages(t *testing.T) {
 			}
 		}
 		echoes(t, dial(t, "tcp", addr), 9, in)
+		on(t, g.Loops()[0], func() {}) // the peer may have read before our write returned
 		if early.Load() != 0 {
 			t.Errorf("%d calls of Traffic came before the bytes that Expect named", early.Load())
 		}

@@ -141,13 +141,23 @@ func (c *Conn) releaseIn() {
 	c.in, c.inOff = nil, 0
 }
 
-// discard throws input away, until the end of stream closes a connection that
-// only lingers.
+// discardReads bounds one discard; what a peer sends beyond it is met by a reset.
+const discardReads = 8
+
+// discard throws input away, so that closing does not reset the connection. The
+// end of stream ends a connection that only lingers.
 func (c *Conn) discard() {
-	n, err := unix.Read(c.Fd, c.loop.rbuf[headroom:])
-	if n > 0 || errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EINTR) {
-		return
+	for range discardReads {
+		n, err := unix.Read(c.Fd, c.loop.rbuf[headroom:])
+		switch {
+		case n > 0, errors.Is(err, unix.EINTR):
+		case errors.Is(err, unix.EAGAIN):
+			return
+		default:
+			// The peer sends no more, or is gone. Nothing can cause a reset now,
+			// so that the kernel delivers what is left, after the close too.
+			c.Close(nil)
+			return
+		}
 	}
-	// The peer has read to the end and closed, or is gone. Both are fine now.
-	c.Close(nil)
 }
