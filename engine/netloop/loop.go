@@ -1,0 +1,357 @@
+package netloop
+
+import (
+	"errors"
+	"os"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	gerrors "github.com/panjf2000/gnet/v2/pkg/errors"
+	"github.com/panjf2000/gnet/v2/pkg/netpoll"
+	"golang.org/x/sys/unix"
+
+	"github.com/zsqio/zsq/internal/invariant"
+)
+
+const (
+	// headroom is the space in front of the read buffer for the rest of the last
+	// read; a longer rest is assembled in a buffer of the connection.
+	headroom = 64 << 10
+
+	// probeEvery is how often an idle loop runs a full round to see whether it is
+	// still idle: rare enough that the extra signal does not show in ping-pong.
+	probeEvery = 16
+)
+
+// one is what a signal writes to an eventfd, in either byte order.
+var one = [8]byte{0: 1}
+
+// A Loop serves its connections on one goroutine. Its methods must be called
+// there, except for Index, Do and Wake.
+type Loop struct {
+	// Ctx is the handler's to use, on the loop only.
+	Ctx any
+
+	group   *Group
+	handler Handler
+	eof     EOFHandler // handler, when it is one
+	index   int
+	poller  *netpoll.Poller
+
+	wakeFd   int // eventfd, edge-triggered and never read
+	timerFd  int // likewise
+	wakeFile *os.File
+	timeFile *os.File
+
+	// What follows belongs to the loop's goroutine.
+	table []*Conn // by descriptor
+	count int     // entries in table
+	rbuf  []byte  // headroom, then ReadBuffer bytes
+	pool  pool
+	bigs  [][]big // free lists of segments, see out.go
+	iov   []unix.Iovec
+	pa    netpoll.PollAttachment
+
+	now      int64
+	inRound  bool
+	deferred bool // this round ends with the signal, not with the event
+	events   int  // connection events of this round
+	last     int  // events of the last full round
+	inline   int  // rounds since the last full one
+	again    bool // something happened after Round: run another round
+	leaving  bool // shutdown was asked for: end when the last connection did
+
+	dirty   []*Conn // have output to send, or a change of interest, or a close
+	dirty2  []*Conn // the spare of dirty
+	resumed []*Conn // ResumeRead was called and bytes wait
+	lingers []*Conn // closed, waiting for the peer's kernel to take the rest
+
+	due       int64 // when Handler.Timer is due; 0: not
+	lingerDue int64 // when lingers wants a look; 0: not
+	armed     int64 // what timerFd is set to; 0: nothing
+	timerSpec unix.ItimerSpec
+
+	_       [128]byte   // what other goroutines write stands apart
+	pending atomic.Bool // wakeFd was written and its event not seen yet
+	woken   atomic.Bool // Wake was called and not answered yet
+
+	mu     sync.Mutex // guards what follows
+	ended  bool       // no more tasks or connections are taken
+	tasks  []func()
+	adopts []*Conn
+}
+
+func newLoop(g *Group, index int, h Handler) (*Loop, error) {
+	l := &Loop{group: g, handler: h, index: index, wakeFd: -1, timerFd: -1}
+	l.eof, _ = h.(EOFHandler)
+	l.rbuf = make([]byte, headroom+g.opt.ReadBuffer)
+	var err error
+	if l.poller, err = netpoll.OpenPoller(); err != nil {
+		return nil, err
+	}
+	if l.wakeFd, err = unix.Eventfd(0, unix.EFD_NONBLOCK|unix.EFD_CLOEXEC); err == nil {
+		// Other goroutines may still signal a loop that has ended, so these two
+		// are closed by the garbage collector, when nobody can.
+		l.wakeFile = os.NewFile(uintptr(l.wakeFd), "eventfd")
+		err = l.poller.AddRead(l.attach(l.wakeFd), true)
+	}
+	if err == nil {
+		l.timerFd, err = unix.TimerfdCreate(unix.CLOCK_MONOTONIC, unix.TFD_NONBLOCK|unix.TFD_CLOEXEC)
+	}
+	if err == nil {
+		l.timeFile = os.NewFile(uintptr(l.timerFd), "timerfd")
+		err = l.poller.AddRead(l.attach(l.timerFd), true)
+	}
+	if err != nil {
+		l.closeFiles()
+		return nil, err
+	}
+	return l, nil
+}
+
+func (l *Loop) closeFiles() { _ = l.poller.Close() }
+
+func (l *Loop) attach(fd int) *netpoll.PollAttachment {
+	l.pa.FD = fd
+	return &l.pa
+}
+
+// Index returns the loop's place in Group.Loops. Any goroutine may ask.
+func (l *Loop) Index() int { return l.index }
+
+// Now returns the round's reading of Now's clock, in nanoseconds.
+func (l *Loop) Now() int64 { return l.now }
+
+// Conns calls f for each open connection of the loop.
+func (l *Loop) Conns(f func(c *Conn)) {
+	for _, c := range l.table {
+		if c != nil {
+			f(c)
+		}
+	}
+}
+
+// Do runs f on the loop, in order with other calls of Do; any goroutine may
+// call it. After the loop has ended f is dropped.
+func (l *Loop) Do(f func()) { l.do(f) }
+
+func (l *Loop) do(f func()) bool {
+	l.mu.Lock()
+	if l.ended {
+		l.mu.Unlock()
+		return false
+	}
+	l.tasks = append(l.tasks, f)
+	l.mu.Unlock()
+	l.signal()
+	return true
+}
+
+// Wake makes the loop call Handler.Woken soon. Any goroutine may call it, it
+// does not allocate, and calls that find another one waiting cost one load.
+//
+// No wake-up is lost: the loop takes the flag down before it calls Woken, so
+// what was stored before Wake either is seen by that Woken or brings another.
+func (l *Loop) Wake() {
+	if !l.woken.Load() && l.woken.CompareAndSwap(false, true) {
+		l.signal()
+	}
+}
+
+// signal makes the loop see an event on wakeFd.
+func (l *Loop) signal() {
+	if l.pending.Load() || !l.pending.CompareAndSwap(false, true) {
+		return
+	}
+	// The counter has room for 2^64 signals, so the write cannot fail.
+	_, err := unix.Write(l.wakeFd, one[:])
+	if invariant.Enabled {
+		invariant.Check(err == nil, "netloop: signal: %v", err)
+	}
+}
+
+// adopt takes a connection from an acceptor. It returns false when the loop has
+// ended.
+func (l *Loop) adopt(c *Conn) bool {
+	l.mu.Lock()
+	if l.ended {
+		l.mu.Unlock()
+		return false
+	}
+	l.adopts = append(l.adopts, c)
+	l.mu.Unlock()
+	l.signal()
+	return true
+}
+
+// run serves events until shutdown.
+func (l *Loop) run() error {
+	err := l.poller.Polling(l.onEvent)
+	l.end()
+	if errors.Is(err, gerrors.ErrEngineShutdown) {
+		return nil
+	}
+	return err
+}
+
+// end refuses further work and gives back the loop's descriptors.
+func (l *Loop) end() {
+	l.mu.Lock()
+	ended := l.ended
+	l.ended = true
+	adopts := l.adopts
+	l.adopts, l.tasks = nil, nil
+	l.mu.Unlock()
+	if ended {
+		return
+	}
+	for _, c := range adopts {
+		_ = unix.Close(c.Fd)
+		l.group.connClosed()
+	}
+	l.closeFiles()
+}
+
+// onEvent is called for each ready descriptor.
+//
+// Events can be stale: a connection that closed earlier in the batch may have
+// left its number to another one. That is harmless, because an event never says
+// more here than "try": the read or write then tells what is so.
+func (l *Loop) onEvent(fd int, ev netpoll.IOEvent, _ netpoll.IOFlags) error {
+	if !l.inRound {
+		l.beginRound()
+	}
+	switch fd {
+	case l.wakeFd:
+		l.onSignal()
+		return l.endRound()
+	case l.timerFd:
+		l.armed = 0
+	default:
+		if fd < len(l.table) && l.table[fd] != nil {
+			l.events++
+			l.table[fd].onEvent(ev)
+		}
+	}
+	if l.deferred {
+		l.signal()
+		return nil
+	}
+	return l.endRound()
+}
+
+func (l *Loop) beginRound() {
+	l.inRound = true
+	l.now = Now()
+	l.events = 0
+	l.deferred = l.last > 1 || l.inline >= probeEvery
+}
+
+// onSignal does what other goroutines and the last round left to do.
+func (l *Loop) onSignal() {
+	l.pending.Store(false) // first: later work brings another signal
+	l.mu.Lock()
+	tasks, adopts := l.tasks, l.adopts
+	l.tasks, l.adopts = nil, nil
+	l.mu.Unlock()
+	for _, c := range adopts {
+		l.open(c)
+	}
+	for _, f := range tasks {
+		f()
+	}
+	if l.woken.Load() && l.woken.Swap(false) {
+		l.handler.Woken(l)
+	}
+	n := len(l.resumed) // what is resumed meanwhile has its turn in the next round
+	for _, c := range l.resumed[:n] {
+		c.resumed = false
+		c.present()
+	}
+	l.resumed = slices.Delete(l.resumed, 0, n)
+}
+
+// endRound lets the handler finish the round, sends what it wrote, and arms the
+// timer. Its error, ErrEngineShutdown, ends the poller.
+func (l *Loop) endRound() error {
+	if l.deferred {
+		l.now = Now()
+		l.last, l.inline = l.events, 0
+	} else if l.events > 0 {
+		l.inline++
+	}
+	l.runTimer()
+	l.checkLingers()
+	l.handler.Round(l, l.now)
+	l.flushDirty()
+	l.arm()
+	l.inRound = false
+	if l.again || len(l.dirty) > 0 || len(l.resumed) > 0 {
+		l.again = false
+		l.signal()
+	}
+	if l.leaving && l.count == 0 {
+		return gerrors.ErrEngineShutdown
+	}
+	return nil
+}
+
+// flushDirty sends what the round wrote, once for each connection. What the
+// handler writes meanwhile, in Drained or Closed, waits for the next round, so
+// that one fast reader cannot keep the loop from the others.
+func (l *Loop) flushDirty() {
+	list := l.dirty
+	l.dirty = l.dirty2[:0]
+	for i, c := range list {
+		list[i] = nil
+		c.dirty = false
+		c.settle()
+	}
+	l.dirty2 = list[:0]
+}
+
+// open registers a new connection.
+func (l *Loop) open(c *Conn) {
+	err := l.poller.AddRead(l.attach(c.Fd), false)
+	if err != nil || l.leaving {
+		if err != nil {
+			l.group.opt.Logf("netloop: connection from %s: %v", c.RemoteAddr(), err)
+		}
+		_ = unix.Close(c.Fd)
+		l.group.connClosed()
+		return
+	}
+	c.interest = wantRead
+	if c.Fd >= len(l.table) {
+		table := make([]*Conn, max(64, 2*len(l.table), c.Fd+1))
+		copy(table, l.table)
+		l.table = table
+	}
+	if invariant.Enabled {
+		invariant.Check(l.table[c.Fd] == nil, "netloop: descriptor %d has two owners", c.Fd)
+	}
+	l.table[c.Fd] = c
+	l.count++
+	l.handler.Open(c)
+}
+
+func (l *Loop) stopReading() {
+	l.Conns((*Conn).PauseRead)
+	for _, c := range l.table {
+		if c != nil {
+			c.deaf = true
+		}
+	}
+}
+
+func (l *Loop) shutdown() {
+	l.leaving = true
+	l.stopReading()
+	l.Conns((*Conn).CloseAfterFlush)
+}
+
+func (l *Loop) closeAll(err error) {
+	l.leaving = true
+	l.Conns(func(c *Conn) { c.Close(err) })
+}

@@ -1,0 +1,736 @@
+package netloop
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"io"
+	"math/rand"
+	"net"
+	"path/filepath"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/zsqio/zsq/internal/invariant"
+)
+
+// A script is a Handler made of functions; the ones left nil do nothing.
+type script struct {
+	open    func(c *Conn)
+	traffic func(c *Conn, b []byte) int
+	drained func(c *Conn)
+	closed  func(c *Conn, err error)
+	round   func(l *Loop, now int64)
+	timer   func(l *Loop, now int64) int64
+	woken   func(l *Loop)
+	sent    func(token uint64)
+}
+
+func (s *script) Open(c *Conn) {
+	if s.open != nil {
+		s.open(c)
+	}
+}
+
+func (s *script) Traffic(c *Conn, b []byte) int {
+	if s.traffic != nil {
+		return s.traffic(c, b)
+	}
+	return len(b)
+}
+
+func (s *script) Drained(c *Conn) {
+	if s.drained != nil {
+		s.drained(c)
+	}
+}
+
+func (s *script) Closed(c *Conn, err error) {
+	if s.closed != nil {
+		s.closed(c, err)
+	}
+}
+
+func (s *script) Round(l *Loop, now int64) {
+	if s.round != nil {
+		s.round(l, now)
+	}
+}
+
+func (s *script) Timer(l *Loop, now int64) int64 {
+	if s.timer != nil {
+		return s.timer(l, now)
+	}
+	return 0
+}
+
+func (s *script) Woken(l *Loop) {
+	if s.woken != nil {
+		s.woken(l)
+	}
+}
+
+func (s *script) Sent(_ *Loop, token uint64) {
+	if s.sent != nil {
+		s.sent(token)
+	}
+}
+
+func echo(c *Conn, b []byte) int {
+	c.Write(b)
+	return len(b)
+}
+
+// start runs s on a fresh group until the test ends, and returns its address.
+func start(t testing.TB, o Options, s *script) (*Group, string) {
+	t.Helper()
+	g, err := NewGroup(o, func(int) Handler { return s })
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr, err := g.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	g.Start()
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
+		defer cancel()
+		_ = g.Shutdown(ctx)
+	})
+	return g, addr.String()
+}
+
+// dial connects, with a deadline that only a broken test meets.
+func dial(t testing.TB, network, addr string) net.Conn {
+	t.Helper()
+	c, err := net.Dial(network, addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = c.SetDeadline(time.Now().Add(30 * time.Second))
+	t.Cleanup(func() { _ = c.Close() })
+	return c
+}
+
+// on runs f on the loop and waits for it.
+func on(t testing.TB, l *Loop, f func()) {
+	t.Helper()
+	done := make(chan struct{})
+	l.Do(func() { f(); close(done) })
+	wait(t, done)
+}
+
+func wait[T any](t testing.TB, ch <-chan T) T {
+	t.Helper()
+	select {
+	case v := <-ch:
+		return v
+	case <-time.After(30 * time.Second):
+		t.Fatal("nothing happened")
+		panic("unreachable")
+	}
+}
+
+func randomBytes(seed int64, n int) []byte {
+	b := make([]byte, n)
+	_, _ = rand.New(rand.NewSource(seed)).Read(b)
+	return b
+}
+
+// echoes sends want in random pieces and checks that it comes back.
+func echoes(t *testing.T, c net.Conn, seed int64, want []byte) {
+	t.Helper()
+	sent := make(chan error, 1)
+	go func() {
+		rnd := rand.New(rand.NewSource(seed))
+		rest := want
+		for len(rest) > 0 {
+			n := min(1+rnd.Intn(1<<rnd.Intn(19)), len(rest))
+			if _, err := c.Write(rest[:n]); err != nil {
+				sent <- err
+				return
+			}
+			rest = rest[n:]
+		}
+		sent <- nil
+	}()
+	got := make([]byte, len(want))
+	if n, err := io.ReadFull(c, got); err != nil {
+		t.Fatalf("seed %d: read %d of %d bytes: %v", seed, n, len(want), err)
+	}
+	if err := wait(t, sent); err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(got, want) {
+		t.Fatalf("seed %d: other bytes came back", seed)
+	}
+}
+
+// Whatever part of its input a handler uses, bytes come in order and whole.
+func TestEchoUnderRandomUse(t *testing.T) {
+	rnd := rand.New(rand.NewSource(7))
+	_, addr := start(t, Options{ReadBuffer: 8 << 10}, &script{traffic: func(c *Conn, b []byte) int {
+		used := len(b)
+		if rnd.Intn(2) == 0 && len(b) < 300<<10 {
+			used = rnd.Intn(len(b) + 1)
+		}
+		c.Write(b[:used])
+		if used == len(b) {
+			return used
+		}
+		// What is held back must come again even if the peer sends no more.
+		c.PauseRead()
+		c.ResumeRead()
+		return used
+	}})
+	for seed := range int64(4) {
+		echoes(t, dial(t, "tcp", addr), seed, randomBytes(seed, 2<<20))
+	}
+}
+
+// frames echoes messages of a 4-byte size and a body, whole, and returns how
+// many bytes were not enough although Expect had said so.
+func frames(early *atomic.Int64, big bool) func(c *Conn, b []byte) int {
+	return func(c *Conn, b []byte) int {
+		if want, ok := c.Ctx.(int); ok && len(b) < want {
+			early.Add(1)
+		}
+		c.Ctx = nil
+		used := 0
+		for {
+			rest := b[used:]
+			if len(rest) < 4 {
+				return used
+			}
+			n := 4 + int(binary.BigEndian.Uint32(rest))
+			if len(rest) < n {
+				c.Expect(n)
+				c.Ctx = n
+				return used
+			}
+			if big && n > 2048 {
+				c.WriteBig(bytes.Clone(rest[:n]), uint64(n))
+			} else {
+				c.Write(rest[:n])
+			}
+			used += n
+		}
+	}
+}
+
+// Messages of all sizes are assembled whole, and Traffic is not called early.
+func TestExpectAssemblesMessages(t *testing.T) {
+	for _, big := range []bool{false, true} {
+		var early, sent, tokens atomic.Int64
+		g, addr := start(t, Options{}, &script{
+			traffic: frames(&early, big),
+			sent:    func(token uint64) { sent.Add(1); tokens.Add(int64(token)) },
+		})
+		rnd := rand.New(rand.NewSource(3))
+		var in []byte
+		var bigs, sum int64
+		for range 300 {
+			n := rnd.Intn(1 << rnd.Intn(19))
+			in = binary.BigEndian.AppendUint32(in, uint32(n))
+			in = append(in, randomBytes(int64(n), n)...)
+			if n+4 > 2048 {
+				bigs, sum = bigs+1, sum+int64(n)+4
+			}
+		}
+		echoes(t, dial(t, "tcp", addr), 9, in)
+		on(t, g.Loops()[0], func() {}) // the peer may have read before our write returned
+		if early.Load() != 0 {
+			t.Errorf("%d calls of Traffic came before the bytes that Expect named", early.Load())
+		}
+		if big && (sent.Load() != bigs || tokens.Load() != sum) {
+			t.Errorf("Sent: %d tokens, sum %d; want %d, sum %d", sent.Load(), tokens.Load(), bigs, sum)
+		}
+	}
+}
+
+// What a client announces costs nothing; memory follows what it sends.
+func TestExpectDoesNotAllocate(t *testing.T) {
+	seen := make(chan *Conn, 1)
+	g, addr := start(t, Options{}, &script{traffic: func(c *Conn, b []byte) int {
+		c.Expect(1 << 30)
+		seen <- c
+		return 0
+	}})
+	c := dial(t, "tcp", addr)
+	if _, err := c.Write([]byte("big")); err != nil {
+		t.Fatal(err)
+	}
+	conn := wait(t, seen)
+	on(t, g.Loops()[0], func() {
+		if cap(conn.in) > 1024 {
+			t.Errorf("3 bytes are kept in %d", cap(conn.in))
+		}
+	})
+}
+
+// A paused connection takes nothing more, and goes on where it stopped.
+func TestPauseHoldsTheSender(t *testing.T) {
+	const size = 64 << 20
+	paused := make(chan *Conn, 1)
+	var got atomic.Int64
+	all := make(chan struct{})
+	g, addr := start(t, Options{}, &script{traffic: func(c *Conn, b []byte) int {
+		if c.Ctx == nil {
+			c.Ctx = "paused"
+			c.PauseRead()
+			paused <- c
+			return 0
+		}
+		if got.Add(int64(len(b))) == size {
+			close(all)
+		}
+		return len(b)
+	}})
+	c := dial(t, "tcp", addr)
+	var sent atomic.Int64
+	go func() {
+		b := make([]byte, 1<<20)
+		for range size >> 20 {
+			n, err := c.Write(b)
+			sent.Add(int64(n))
+			if err != nil {
+				return
+			}
+		}
+	}()
+	conn := wait(t, paused)
+	l := g.Loops()[0]
+	for range 200 { // rounds enough to read everything, were it not paused
+		on(t, l, func() {
+			if n := len(conn.in); n > headroom+256<<10 {
+				t.Errorf("a paused connection holds %d bytes", n)
+			}
+		})
+	}
+	if sent.Load() == size {
+		t.Error("the sender was not held back")
+	}
+	on(t, l, conn.ResumeRead)
+	wait(t, all)
+}
+
+func TestManyConnections(t *testing.T) {
+	closed := make(chan error, 100)
+	g, addr := start(t, Options{Loops: 2}, &script{traffic: echo, closed: func(_ *Conn, err error) { closed <- err }})
+	var conns []net.Conn
+	for range 100 {
+		conns = append(conns, dial(t, "tcp", addr))
+	}
+	for i, c := range conns {
+		echoes(t, c, int64(i), randomBytes(int64(i), 1000))
+	}
+	for _, l := range g.Loops() {
+		on(t, l, func() {
+			if l.count != 50 {
+				t.Errorf("loop %d has %d of 100 connections", l.Index(), l.count)
+			}
+		})
+	}
+	for _, c := range conns {
+		_ = c.Close()
+	}
+	for range conns {
+		if err := wait(t, closed); err != nil {
+			t.Error(err)
+		}
+	}
+	if n := g.Conns(); n != 0 {
+		t.Errorf("%d connections left", n)
+	}
+	for _, l := range g.Loops() {
+		on(t, l, func() {
+			if l.count != 0 || len(l.lingers) != 0 {
+				t.Errorf("loop %d: %d connections, %d lingering", l.Index(), l.count, len(l.lingers))
+			}
+		})
+	}
+}
+
+// A handler that asks Full holds at most the limit and one message for a peer
+// that does not read; Drained then lets it go on, to the last byte.
+func TestFullAndDrained(t *testing.T) {
+	const limit, message, total = 256 << 10, 10 << 10, 32 << 20
+	body := randomBytes(1, message)
+	var drained, most atomic.Int64
+	fill := func(c *Conn) {
+		left := c.Ctx.(int)
+		for left > 0 && !c.Full() {
+			n := min(left, message)
+			c.Write(body[:n])
+			left -= n
+			most.Store(max(most.Load(), c.Buffered()))
+		}
+		c.Ctx = left
+	}
+	stuck := make(chan struct{}, 1)
+	g, addr := start(t, Options{OutputLimit: limit}, &script{
+		open:    func(c *Conn) { c.Ctx = total },
+		traffic: func(c *Conn, b []byte) int { fill(c); return len(b) },
+		drained: func(c *Conn) { drained.Add(1); fill(c) },
+		round: func(l *Loop, _ int64) {
+			l.Conns(func(c *Conn) {
+				if c.blocked {
+					select {
+					case stuck <- struct{}{}:
+					default:
+					}
+				}
+			})
+		},
+	})
+	c := dial(t, "tcp", addr)
+	if _, err := c.Write([]byte("go")); err != nil {
+		t.Fatal(err)
+	}
+	// The kernel takes no more; the next event of the loop sees it.
+	for blocked := false; !blocked; {
+		on(t, g.Loops()[0], func() {})
+		select {
+		case <-stuck:
+			blocked = true
+		default:
+		}
+	}
+	got := 0
+	b := make([]byte, 64<<10)
+	for got < total {
+		n, err := c.Read(b)
+		if err != nil {
+			t.Fatalf("after %d of %d bytes: %v", got, total, err)
+		}
+		for i := range n {
+			if at := (got + i) % message; b[i] != body[at] && total%message == 0 {
+				t.Fatalf("byte %d differs", got+i)
+			}
+		}
+		got += n
+	}
+	if drained.Load() == 0 {
+		t.Error("Drained was never called")
+	}
+	if most.Load() > limit+message {
+		t.Errorf("%d bytes buffered, limit %d and one message of %d", most.Load(), limit, message)
+	}
+}
+
+// Running out of descriptors neither ends nor spins the acceptor; it goes on
+// when a connection closes.
+func TestAcceptSurvivesEMFILE(t *testing.T) {
+	var fail atomic.Bool
+	var calls atomic.Int64
+	failed := make(chan struct{}, 1)
+	s := &script{traffic: echo}
+	g, err := NewGroup(Options{}, func(int) Handler { return s })
+	if err != nil {
+		t.Fatal(err)
+	}
+	g.accept4 = func(fd int) (int, unix.Sockaddr, error) {
+		if !fail.Load() {
+			return accept4(fd)
+		}
+		calls.Add(1)
+		select {
+		case failed <- struct{}{}:
+		default:
+		}
+		return -1, nil, unix.EMFILE
+	}
+	addr, err := g.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	g.Start()
+	defer func() { _ = g.Shutdown(context.Background()) }()
+	first := dial(t, "tcp", addr.String())
+	echoes(t, first, 1, []byte("first"))
+	fail.Store(true)
+	begin := time.Now()
+	second := dial(t, "tcp", addr.String()) // waits in the kernel's queue
+	wait(t, failed)
+	wait(t, failed) // it looks again
+	if looks := int64(time.Since(begin)/acceptRetry) + 2; calls.Load() > looks {
+		t.Errorf("%d calls of accept where %d would do", calls.Load(), looks)
+	}
+	echoes(t, first, 2, []byte("still served"))
+	fail.Store(false)
+	_ = first.Close()
+	echoes(t, second, 3, []byte("second"))
+}
+
+func TestConnLimit(t *testing.T) {
+	g, addr := start(t, Options{ConnLimit: 1}, &script{traffic: echo})
+	first := dial(t, "tcp", addr)
+	echoes(t, first, 1, []byte("first"))
+	if _, err := dial(t, "tcp", addr).Read(make([]byte, 1)); err == nil {
+		t.Error("a connection beyond the limit was served")
+	}
+	if g.Refused() != 1 {
+		t.Errorf("%d refused", g.Refused())
+	}
+	echoes(t, first, 2, []byte("first goes on"))
+}
+
+func TestUnixSocket(t *testing.T) {
+	g, _ := start(t, Options{}, &script{traffic: func(c *Conn, b []byte) int {
+		c.Write([]byte(c.RemoteAddr()))
+		c.CloseAfterFlush()
+		return len(b)
+	}})
+	path := filepath.Join(t.TempDir(), "s")
+	if _, err := g.Listen("unix", path); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := g.Listen("unix", path); !errors.Is(err, syscall.EADDRINUSE) {
+		t.Errorf("second listen on the path: %v", err)
+	}
+	c := dial(t, "unix", path)
+	if _, err := c.Write([]byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	if b, err := io.ReadAll(c); err != nil || string(b) != "@" {
+		t.Errorf("read %q, %v", b, err)
+	}
+}
+
+// Timers fire, never early, in order of time; a loop with none does not wake.
+func TestTimer(t *testing.T) {
+	type firing struct{ due, now int64 }
+	fired := make(chan firing, 3)
+	var due int64
+	g, _ := start(t, Options{}, &script{timer: func(l *Loop, now int64) int64 {
+		fired <- firing{due, now}
+		if len(fired) == cap(fired) {
+			return 0
+		}
+		due = now + int64(time.Millisecond)
+		return due
+	}})
+	l := g.Loops()[0]
+	on(t, l, func() {
+		due = l.Now() + int64(2*time.Millisecond)
+		l.SetTimer(due + int64(time.Hour)) // the earliest counts
+		l.SetTimer(due)
+	})
+	for range cap(fired) {
+		if f := wait(t, fired); f.now < f.due {
+			t.Errorf("fired %d ns early", f.due-f.now)
+		}
+	}
+}
+
+// Each Wake is followed by a Woken, however they collide.
+func TestWakeIsNotLost(t *testing.T) {
+	var asked, seen atomic.Int64
+	arrived := make(chan struct{}, 1)
+	const total = 4 * 5000
+	g, _ := start(t, Options{}, &script{woken: func(*Loop) {
+		if n := asked.Load(); n > seen.Load() {
+			seen.Store(n)
+			if n == total {
+				arrived <- struct{}{}
+			}
+		}
+	}})
+	for range 4 {
+		go func() {
+			for range total / 4 {
+				asked.Add(1)
+				g.Loops()[0].Wake()
+			}
+		}()
+	}
+	wait(t, arrived)
+}
+
+// A clean shutdown loses nothing that a slow but reading peer still has to read,
+// though the peer's own bytes were never read.
+func TestShutdownFlushes(t *testing.T) {
+	const size = 32 << 20
+	want := randomBytes(5, size)
+	wrote := make(chan struct{})
+	g, addr := start(t, Options{}, &script{traffic: func(c *Conn, b []byte) int {
+		if c.Ctx == nil {
+			c.Ctx = true
+			c.Write(want)
+			close(wrote)
+		}
+		return len(b)
+	}})
+	c := dial(t, "tcp", addr)
+	if _, err := c.Write([]byte("go")); err != nil {
+		t.Fatal(err)
+	}
+	wait(t, wrote)
+	on(t, g.Loops()[0], func() { g.Loops()[0].Conns((*Conn).PauseRead) })
+	if _, err := c.Write([]byte("never read")); err != nil {
+		t.Fatal(err)
+	}
+	down := make(chan error, 1)
+	go func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+		defer cancel()
+		down <- g.Shutdown(ctx)
+	}()
+	got := make([]byte, 0, size)
+	b := make([]byte, 16<<10)
+	for {
+		n, err := c.Read(b)
+		got = append(got, b[:n]...)
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			t.Fatalf("after %d of %d bytes: %v", len(got), size, err)
+		}
+	}
+	if !bytes.Equal(got, want) {
+		t.Errorf("%d of %d bytes arrived, or others", len(got), size)
+	}
+	if err := wait(t, down); err != nil {
+		t.Error(err)
+	}
+	if g.Conns() != 0 {
+		t.Errorf("%d connections left", g.Conns())
+	}
+}
+
+// A peer that does not read keeps Shutdown no longer than its context.
+func TestShutdownGivesUp(t *testing.T) {
+	sent := make(chan uint64, 1)
+	wrote := make(chan struct{})
+	g, addr := start(t, Options{}, &script{
+		traffic: func(c *Conn, b []byte) int {
+			c.WriteBig(make([]byte, 64<<20), 42)
+			close(wrote)
+			return len(b)
+		},
+		sent: func(token uint64) { sent <- token },
+	})
+	c := dial(t, "tcp", addr)
+	if _, err := c.Write([]byte("go")); err != nil {
+		t.Fatal(err)
+	}
+	wait(t, wrote)
+	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
+	defer cancel()
+	if err := g.Shutdown(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("shutdown: %v", err)
+	}
+	if token := wait(t, sent); token != 42 {
+		t.Errorf("token %d came back", token)
+	}
+	if err := g.Run(); err != nil {
+		t.Error(err)
+	}
+}
+
+// What a half-closed peer is owed still reaches it.
+func TestEndOfStreamFlushes(t *testing.T) {
+	owed := map[*Conn]int{}
+	_, addr := start(t, Options{}, &script{
+		traffic: func(c *Conn, b []byte) int { owed[c] += len(b); return len(b) },
+		round: func(*Loop, int64) {
+			for c, n := range owed {
+				c.Write(bytes.Repeat([]byte("k"), n))
+				delete(owed, c)
+			}
+		},
+	})
+	c := dial(t, "tcp", addr).(*net.TCPConn)
+	if _, err := c.Write(make([]byte, 5)); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	if b, err := io.ReadAll(c); err != nil || string(b) != "kkkkk" {
+		t.Errorf("read %q, %v", b, err)
+	}
+}
+
+// In steady state a round trip allocates nothing, and neither does Wake; an idle
+// connection holds no buffer.
+func TestAllocations(t *testing.T) {
+	if invariant.Enabled {
+		t.Skip("checks allocate")
+	}
+	var conn *Conn
+	g, addr := start(t, Options{}, &script{open: func(c *Conn) { conn = c }, traffic: echo})
+	c := dial(t, "tcp", addr)
+	b := make([]byte, 200)
+	trip := func() {
+		if _, err := c.Write(b); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadFull(c, b); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 100 {
+		trip()
+	}
+	if n := testing.AllocsPerRun(500, trip); n != 0 {
+		t.Errorf("a round trip allocates %v times", n)
+	}
+	if n := testing.AllocsPerRun(500, g.Loops()[0].Wake); n != 0 {
+		t.Errorf("Wake allocates %v times", n)
+	}
+	on(t, g.Loops()[0], func() {
+		if cap(conn.in) != 0 || cap(conn.out) != 0 || cap(conn.bigs) != 0 {
+			t.Errorf("an idle connection holds %d, %d, %d", cap(conn.in), cap(conn.out), cap(conn.bigs))
+		}
+	})
+}
+
+// One producer that never waits: the cost of reading.
+func BenchmarkSink(b *testing.B) {
+	const size = 200
+	var got atomic.Int64
+	done := make(chan struct{}, 1)
+	var want int64
+	_, addr := start(b, Options{}, &script{traffic: func(_ *Conn, p []byte) int {
+		if got.Add(int64(len(p))) == want {
+			done <- struct{}{}
+		}
+		return len(p)
+	}})
+	c := dial(b, "tcp", addr)
+	buf := make([]byte, 1000*size)
+	want = int64(b.N) * size
+	b.SetBytes(size)
+	b.ResetTimer()
+	for left := b.N; left > 0; left -= 1000 {
+		if _, err := c.Write(buf[:min(left, 1000)*size]); err != nil {
+			b.Fatal(err)
+		}
+	}
+	wait(b, done)
+}
+
+func BenchmarkPingPong(b *testing.B) {
+	_, addr := start(b, Options{}, &script{traffic: echo})
+	c := dial(b, "tcp", addr)
+	_ = c.SetDeadline(time.Time{})
+	buf := make([]byte, 200)
+	b.ReportAllocs()
+	b.ResetTimer()
+	for range b.N {
+		if _, err := c.Write(buf); err != nil {
+			b.Fatal(err)
+		}
+		if _, err := io.ReadFull(c, buf); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
