@@ -1,0 +1,79 @@
+package interop
+
+import (
+	"fmt"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// TestToolsRoundTrip pipes lines through to_nsq and the broker to nsq_tail.
+func TestToolsRoundTrip(t *testing.T) {
+	t.Parallel()
+	const count = 500
+	b := startBroker(t)
+	dir, err := tools()
+	if err != nil {
+		t.Fatal(err)
+	}
+	tail := exec.CommandContext(t.Context(), filepath.Join(dir, "nsq_tail"),
+		"--topic=lines", "--channel=tail#ephemeral", fmt.Sprint("-n=", count), "--nsqd-tcp-address="+b.tcp)
+	var out lockedBuffer
+	tail.Stdout = &out
+	must(t, tail.Start())
+	done := make(chan error, 1)
+	go func() { done <- tail.Wait() }()
+	b.settles(t, "lines", "tail#ephemeral", "nsq_tail is there", func(ch channelStats) bool { return ch.ClientCount == 1 })
+
+	var lines []string
+	for i := range count {
+		lines = append(lines, fmt.Sprintf("line %04d", i))
+	}
+	runTool(t, strings.Join(lines, "\n")+"\n", "to_nsq", "--topic=lines", "--nsqd-tcp-address="+b.tcp)
+	must(t, receive(t, done, "nsq_tail ends"))
+	got := strings.Split(strings.TrimSuffix(out.tail(1<<20), "\n"), "\n")
+	if !slices.Equal(got, lines) {
+		t.Errorf("nsq_tail printed %d lines, want the %d published ones in their order", len(got), count)
+	}
+}
+
+// TestNsqStat expects upstream's statistics tool to print a line for a channel.
+func TestNsqStat(t *testing.T) {
+	t.Parallel()
+	b := startBroker(t)
+	b.create(t, "watched", "ch")
+	must(t, newProducer(t, b).MultiPublish("watched", numbered(7)))
+	b.settles(t, "watched", "ch", "all waiting", func(ch channelStats) bool { return ch.Depth == 7 })
+	out, _ := runTool(t, "", "nsq_stat", "--topic=watched", "--channel=ch", "--count=1",
+		"--interval=50ms", "--nsqd-http-address="+b.http)
+	// ingress, egress | total, mem, disk, in flight, deferred | requeues, timeouts, messages, clients
+	lines := strings.Split(strings.TrimSpace(out), "\n")
+	fields := strings.Fields(lines[len(lines)-1])
+	if len(fields) != 13 || fields[3] != "7" || fields[11] != "7" {
+		t.Errorf("nsq_stat printed\n%s\nwant 7 in total and 7 messages", out)
+	}
+}
+
+// TestBenchPrograms runs upstream's writer and reader to their ends.
+func TestBenchPrograms(t *testing.T) {
+	t.Parallel()
+	b := startBroker(t)
+	b.create(t, "sub_bench", "ch")
+	_, out := runTool(t, "", "bench_writer", "--runfor=300ms", "--nsqd-tcp-address="+b.tcp)
+	if !strings.Contains(out, "ops/s") {
+		t.Errorf("bench_writer printed %q, want its result", out)
+	}
+	before, _ := b.channel(t, "sub_bench", "ch")
+	if before.MessageCount == 0 {
+		t.Fatalf("after bench_writer: %+v, want messages", before)
+	}
+	_, out = runTool(t, "", "bench_reader", "--runfor=300ms", "--nsqd-tcp-address="+b.tcp)
+	if !strings.Contains(out, "ops/s") {
+		t.Errorf("bench_reader printed %q, want its result", out)
+	}
+	b.settles(t, "sub_bench", "ch", "bench_reader has gone, having consumed", func(ch channelStats) bool {
+		return ch.ClientCount == 0 && ch.Depth < before.Depth
+	})
+}
