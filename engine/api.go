@@ -24,7 +24,7 @@ func (e *Engine) httpConfig() httpapi.Config {
 		ValidChannelName: wire.ValidName[string],
 		Option:           e.option,
 		SetOption:        e.setOption,
-		RequireTLS:       e.opts.RequireTLS() == TLSRequiredYes,
+		RequireTLS:       e.opts.RequireTLS() == TLSAlways,
 		HTTPSPort:        func() int { return 0 },
 		StartTime:        e.started,
 		StallTimeout:     e.opts.ReapTimeout,

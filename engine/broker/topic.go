@@ -95,6 +95,8 @@ func (t *Topic) Channel(name string) (*Channel, error) {
 	if len(v.channels) == 0 && !t.paused.Load() {
 		c.q = v.hold
 		c.q.ephemeral = c.ephemeral || t.ephemeral
+		kept, _ := c.q.depth()
+		c.messages.Store(uint64(kept))
 		v.hold, v.gate = nil, nil
 		if !t.ephemeral {
 			t.writer.submit(job{run: func(*mmapqueue.Backlog) { c.q.rename(t.b, name) }})
