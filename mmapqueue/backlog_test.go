@@ -404,7 +404,7 @@ func TestIdle(t *testing.T) {
 // TestDiskFull shows that a failed append counts for nothing, that what came
 // before it stays, and that later appends work once there is space.
 func TestDiskFull(t *testing.T) {
-	f := func(faults mmapqueue.FaultyFiles, then string) {
+	f := func(faults mmapqueue.Faults, then string) {
 		t.Helper()
 		files := &mmapqueue.FaultyFiles{}
 		dir := filepath.Join(t.TempDir(), "log")
@@ -412,7 +412,7 @@ func TestDiskFull(t *testing.T) {
 		b := mustOpen(t, dir, o)
 		c := mustCursor(t, b, "ch")
 		must(t, b.Append(publish(1, 2)))
-		*files = faults
+		files.Set(faults)
 		if err := b.Append(publish(100, 40)); !errors.Is(err, syscall.ENOSPC) {
 			t.Fatalf("append on a full disk: %v", err)
 		}
@@ -425,15 +425,15 @@ func TestDiskFull(t *testing.T) {
 			b = mustOpen(t, dir, small)
 			c = mustCursor(t, b, "ch")
 		}
-		*files = mmapqueue.FaultyFiles{}
+		files.Set(mmapqueue.Faults{})
 		must(t, b.Append(publish(3, 40)))
 		wantRecords(t, drain(t, c, 100), publish(1, 42))
 		must(t, b.Remove())
 	}
 	for _, then := range []string{"go on", "crash"} {
-		f(mmapqueue.FaultyFiles{CreateErr: syscall.ENOSPC}, then)
+		f(mmapqueue.Faults{CreateErr: syscall.ENOSPC}, then)
 		for _, room := range []int64{0, 1, 64, 300, 900, 2500} {
-			f(mmapqueue.FaultyFiles{WriteErr: syscall.ENOSPC, Room: room}, then)
+			f(mmapqueue.Faults{WriteErr: syscall.ENOSPC, Room: room}, then)
 		}
 	}
 }
@@ -448,11 +448,11 @@ func TestFailedSync(t *testing.T) {
 	defer b.Remove()
 	c := mustCursor(t, b, "ch")
 	must(t, b.Append(publish(1, 1)))
-	files.SyncErr = syscall.EIO
+	files.Set(mmapqueue.Faults{SyncErr: syscall.EIO})
 	if err := b.Sync(); !errors.Is(err, syscall.EIO) {
 		t.Fatalf("Sync = %v", err)
 	}
-	files.SyncErr = nil
+	files.Set(mmapqueue.Faults{})
 	must(t, b.Append(publish(2, 1)))
 	if n := len(segments(t, dir)); n != 2 {
 		t.Fatalf("%d segments, want a new one after the failed sync", n)
@@ -466,10 +466,10 @@ func TestOneWriteABatch(t *testing.T) {
 	b := mustOpen(t, filepath.Join(t.TempDir(), "log"), files.Use(mmapqueue.Options{SegmentBytesMin: 1 << 20}))
 	defer b.Remove()
 	must(t, b.Append(publish(1, 1)))
-	files.Writes = 0
+	files.Writes.Store(0)
 	must(t, b.Append(publish(2, 1000)))
-	if files.Writes != 1 {
-		t.Fatalf("%d writes for one batch", files.Writes)
+	if n := files.Writes.Load(); n != 1 {
+		t.Fatalf("%d writes for one batch", n)
 	}
 }
 

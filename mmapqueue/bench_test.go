@@ -47,7 +47,7 @@ func benchmarkAppend(b *testing.B, topics int, never bool) {
 		logs[i] = mustOpen(b, filepath.Join(dir, fmt.Sprint(i)), files[i].Use(o))
 		cursors[i] = mustCursor(b, logs[i], "ch")
 		must(b, logs[i].Append(recs)) // the directory and the first segment
-		files[i].Writes = 0
+		files[i].Writes.Store(0)
 	}
 	b.SetBytes(200)
 	b.ReportAllocs()
@@ -68,7 +68,7 @@ func benchmarkAppend(b *testing.B, topics int, never bool) {
 	b.StopTimer()
 	writes := 0
 	for i := range logs {
-		writes += files[i].Writes
+		writes += int(files[i].Writes.Load())
 		must(b, logs[i].Remove())
 	}
 	b.ReportMetric(float64(writes)/float64(batches), "writes/batch")
