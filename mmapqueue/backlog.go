@@ -28,8 +28,8 @@ type Options struct {
 
 	// SyncEvery is how many records may be appended and read before a sync
 	// starts in the background (default 2,500), and SyncTimeout how long after
-	// the first of them (default 2 s). Negative values mean never; a sealed
-	// segment is synced in the background regardless. No call waits for these
+	// the first of them (default 2 s). Negative values mean never; a large
+	// sealed segment is synced in the background regardless. No call waits for these
 	// syncs, as upstream's publishers do not.
 	SyncEvery   int64
 	SyncTimeout time.Duration
@@ -48,7 +48,10 @@ const (
 
 	// unsyncedMax is how many sealed segments may wait for their sync before an
 	// append waits with them: what bounds dirty pages and descriptors.
-	unsyncedMax = 4
+	unsyncedMax = 8
+
+	// syncAtOnce is the size from which a sealed segment is synced at once.
+	syncAtOnce = 4 << 20
 )
 
 func (o *Options) defaults() {
@@ -310,7 +313,9 @@ func (b *Backlog) sealOpen() {
 	s.size, s.sealed, b.open = size, true, nil
 	b.unsynced = append(b.unsynced, s)
 	gone := b.reap()
-	if !b.closed {
+	// A large segment is synced while it is hot; small ones wait for the next
+	// sync, so that a log which starts to grow does not sync at each doubling.
+	if !b.closed && (size >= syncAtOnce || len(b.unsynced) > unsyncedMax/2) {
 		b.arm(0)
 	}
 	b.mu.Unlock()
