@@ -456,7 +456,13 @@ func (b *Backlog) sync() error {
 		}
 	}
 	if newFiles {
-		first = firstErr(first, syncDir(b.dir))
+		err := firstErr(syncDir(b.dir), syncDir(filepath.Dir(b.dir))) // its own name too
+		if err != nil {
+			b.mu.Lock()
+			b.newFiles = true
+			b.mu.Unlock()
+		}
+		first = firstErr(first, err)
 	}
 	return firstErr(first, b.saveCursors(true))
 }
