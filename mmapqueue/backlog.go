@@ -1,0 +1,626 @@
+package mmapqueue
+
+import (
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/valyala/bytebufferpool"
+
+	"github.com/zsqio/zsq/internal/invariant"
+)
+
+// Options are the limits of a backlog. The zero value of each field means its
+// default.
+type Options struct {
+	// SegmentBytesMin is the size of a log's first segment; each one after it is
+	// twice as large, up to SegmentBytesMax. A batch that is larger than that
+	// gets a segment of its own size. The defaults are 64 KB and 64 MB.
+	SegmentBytesMin, SegmentBytesMax int64
+
+	// SyncEvery is how many records may be appended and read before a sync
+	// starts in the background (default 2,500), and SyncTimeout how long after
+	// the first of them (default 2 s). Negative values mean never; a large
+	// sealed segment is synced in the background regardless. No call waits for these
+	// syncs, as upstream's publishers do not.
+	SyncEvery   int64
+	SyncTimeout time.Duration
+
+	// Logf receives what no caller can be told: damage found, background syncs
+	// that failed. It must be safe for concurrent use. The default drops it.
+	Logf func(format string, args ...any)
+
+	// create makes a segment's file; tests put a full disk here.
+	create func(path string, size int64) (file, error)
+}
+
+const (
+	segmentBytesMin = 64 << 10
+	segmentBytesMax = 64 << 20
+
+	// unsyncedMax is how many sealed segments may wait for their sync before an
+	// append waits with them: what bounds dirty pages and descriptors.
+	unsyncedMax = 8
+
+	// syncAtOnce is the size from which a sealed segment is synced at once.
+	syncAtOnce = 4 << 20
+)
+
+func (o *Options) defaults() {
+	if o.SegmentBytesMin <= 0 {
+		o.SegmentBytesMin = segmentBytesMin
+	}
+	if o.SegmentBytesMax <= 0 {
+		o.SegmentBytesMax = segmentBytesMax
+	}
+	o.SegmentBytesMax = max(o.SegmentBytesMin, o.SegmentBytesMax)
+	if o.SyncEvery == 0 {
+		o.SyncEvery = 2500
+	}
+	if o.SyncTimeout == 0 {
+		o.SyncTimeout = 2 * time.Second
+	}
+	if o.Logf == nil {
+		o.Logf = func(string, ...any) {}
+	}
+	if o.create == nil {
+		o.create = createFile
+	}
+}
+
+// batches holds the buffers in which Append gathers a batch. It is ours alone,
+// so that its sizes are those of batches.
+var batches bytebufferpool.Pool
+
+// Backlog is the log of one topic: a directory of segments and the cursors that
+// read them. One goroutine appends, any number read through cursors of their
+// own, and every other method may be called from anywhere.
+//
+// Locks are taken in the order appending, syncing, saving, mu; no file is
+// written, synced or removed under mu, but segments are mapped under it.
+type Backlog struct {
+	dir string
+	o   Options
+
+	appending sync.Mutex // Append, Trim, Close, Remove: who may change open
+	syncing   sync.Mutex // one sync at a time
+	saving    sync.Mutex // one writer of the cursor file at a time
+
+	bytes  atomic.Int64 // size of all files of segments
+	broken atomic.Int64 // damaged places found
+
+	mu       sync.Mutex
+	closed   bool
+	onDisk   bool       // the directory exists
+	segments []*segment // ascending by number; the open one is last
+	open     *segment   // takes records; nil until the next append makes one
+	unsynced []*segment // sealed, with f still open
+	cursors  []*Cursor
+	lastID   uint32 // of all cursors there ever were
+	number   uint64 // of the next segment
+	sequence uint64 // of the next record
+	sizeNext int64  // of the next segment
+	ops      int64  // records appended and read since the last sync
+	moved    bool   // a cursor has moved since the cursor file was written
+	newFiles bool   // a file was created since the directory was synced
+	timer    *time.Timer
+	armed    bool           // timer will run
+	reading  sync.WaitGroup // Reads under way; none is added once closed
+}
+
+// Open returns the log in dir, with all records and cursors that the last run
+// left there. It creates nothing: a directory without records, or no directory,
+// is an empty log. Two backlogs must not share a directory.
+func Open(dir string, o Options) (*Backlog, error) {
+	o.defaults()
+	b := &Backlog{dir: dir, o: o, number: 1, sequence: 1, sizeNext: o.SegmentBytesMin}
+	if err := b.recover(); err != nil {
+		return nil, fmt.Errorf("mmapqueue: open %s: %w", dir, err)
+	}
+	return b, nil
+}
+
+// Append writes recs behind all others, with one system call, and makes them
+// readable: all of them or, with an error, none. It copies the bodies. It does
+// not wait for the disk; see Options.SyncEvery.
+//
+// A put for a cursor that does not exist is written and read by nobody: its
+// channel was deleted while the batch was on its way. So is a publish while
+// there is no cursor at all.
+func (b *Backlog) Append(recs []Record) error {
+	if len(recs) == 0 {
+		return nil
+	}
+	size, err := batchSize(recs)
+	if err != nil {
+		return err
+	}
+	b.appending.Lock()
+	defer b.appending.Unlock()
+	s, err := b.room(size)
+	if err != nil {
+		return err
+	}
+
+	buf := batches.Get()
+	defer batches.Put(buf)
+	buf.B = slices.Grow(buf.B[:0], int(size))[:size]
+	offset, sequence := s.end, b.sequence
+	for i := range recs {
+		n := encode(buf.B[offset-s.end:], &recs[i], sequence, offset, s.salt)
+		offset += int64(n)
+		sequence++
+	}
+	if n, err := s.f.WriteAt(buf.B, s.end); err != nil {
+		b.mu.Lock()
+		s.failed = true
+		b.mu.Unlock()
+		b.sealOpen()
+		return fmt.Errorf("mmapqueue: append %d bytes to %s, %d written: %w", size, s.path, n, err)
+	}
+
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.count(s, recs)
+	s.end, s.next, b.sequence = offset, sequence, sequence
+	b.touch(len(recs))
+	return nil
+}
+
+// count adds recs, which were just written at the end of s, to what each cursor
+// has to read. A cursor that had read everything is put in front of them first.
+func (b *Backlog) count(s *segment, recs []Record) {
+	for _, c := range b.cursors {
+		if c.depth.Load() == 0 {
+			c.place(s)
+		}
+	}
+	publishes := int64(0)
+	for i := range recs {
+		if recs[i].Kind == KindPublish {
+			publishes++
+			continue
+		}
+		at := slices.IndexFunc(b.cursors, func(c *Cursor) bool { return c.id == recs[i].Cursor })
+		if at >= 0 {
+			b.cursors[at].depth.Add(1)
+			s.addPuts(recs[i].Cursor, 1)
+		}
+	}
+	s.publishes += publishes
+	if publishes > 0 {
+		for _, c := range b.cursors {
+			c.depth.Add(publishes)
+		}
+	}
+}
+
+// room returns the open segment, with space for size bytes and for the footer
+// behind them. The caller holds appending.
+func (b *Backlog) room(size int64) (*segment, error) {
+	b.mu.Lock()
+	closed, s, late := b.closed, b.open, len(b.unsynced) > unsyncedMax
+	need := size + footerSize(len(b.cursors)+8)
+	fits := false
+	if s != nil {
+		need += putSize * int64(len(s.puts))
+		fits = !s.failed && s.end+need <= s.size
+	}
+	b.mu.Unlock()
+	switch {
+	case closed:
+		return nil, ErrClosed
+	case fits:
+		return s, nil
+	}
+	if s != nil {
+		b.sealOpen()
+	}
+	if late {
+		if err := b.Sync(); err != nil {
+			return nil, err
+		}
+	}
+	return b.newSegment(segmentStart + need)
+}
+
+// newSegment makes the segment that the next append goes to, of at least need
+// bytes. A disk that has no room for one of the usual size may still have room
+// for that.
+func (b *Backlog) newSegment(need int64) (*segment, error) {
+	if err := b.makeDir(); err != nil {
+		return nil, err
+	}
+	var random [8]byte
+	rand.Read(random[:])
+	b.mu.Lock()
+	s := &segment{
+		number: b.number, firstSequence: b.sequence, next: b.sequence,
+		salt: binary.LittleEndian.Uint64(random[:]), path: segmentPath(b.dir, b.number),
+		size: max(b.sizeNext, need), end: segmentStart,
+	}
+	b.mu.Unlock()
+
+	f, err := b.o.create(s.path, s.size)
+	if err != nil && s.size > need {
+		s.size = need
+		f, err = b.o.create(s.path, s.size)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("mmapqueue: create segment: %w", err)
+	}
+	if _, err := f.WriteAt(s.header(), 0); err != nil {
+		f.Close()
+		os.Remove(s.path)
+		return nil, fmt.Errorf("mmapqueue: write header of %s: %w", s.path, err)
+	}
+	s.f = f
+	b.bytes.Add(s.size)
+
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.segments = append(b.segments, s)
+	b.open, b.newFiles = s, true
+	// Not before: a background sync puts cursors that have read everything at the
+	// segment of the next number, and that must not be the one behind this.
+	b.number = s.number + 1
+	b.sizeNext = min(max(b.sizeNext, s.size)*2, b.o.SegmentBytesMax)
+	return s, nil
+}
+
+// makeDir creates the directory, and in it the cursors: were they missing after
+// a crash, nobody would know who has yet to read what.
+func (b *Backlog) makeDir() error {
+	b.mu.Lock()
+	made := b.onDisk
+	b.mu.Unlock()
+	if made {
+		return nil
+	}
+	if err := os.MkdirAll(b.dir, 0o755); err != nil {
+		return fmt.Errorf("mmapqueue: %w", err)
+	}
+	b.mu.Lock()
+	b.onDisk, b.moved = true, true
+	b.mu.Unlock()
+	if err := b.saveCursors(false); err != nil {
+		b.mu.Lock()
+		b.onDisk = false // the next append tries again
+		b.mu.Unlock()
+		return err
+	}
+	return nil
+}
+
+// sealOpen ends the open segment. The caller holds appending. A footer that
+// cannot be written is logged: it costs the next start a scan and nothing else.
+func (b *Backlog) sealOpen() {
+	s := b.open
+	size, err := s.seal()
+	if err != nil {
+		b.o.Logf("mmapqueue: seal %s: %v", s.path, err)
+	}
+	b.bytes.Add(size - s.size)
+	b.mu.Lock()
+	s.size, s.sealed, b.open = size, true, nil
+	b.unsynced = append(b.unsynced, s)
+	gone := b.reap()
+	// A large segment is synced while it is hot; small ones wait for the next
+	// sync, so that a log which starts to grow does not sync at each doubling.
+	if !b.closed && (size >= syncAtOnce || len(b.unsynced) > unsyncedMax/2) {
+		b.arm(0)
+	}
+	b.mu.Unlock()
+	b.discard(gone)
+}
+
+// reap takes sealed segments off the list that no cursor has to read, and
+// returns them for discard. The caller holds mu.
+func (b *Backlog) reap() (gone []*segment) {
+	oldest := b.number
+	for _, c := range b.cursors {
+		if c.depth.Load() > 0 {
+			oldest = min(oldest, c.at.segment)
+		}
+	}
+	b.segments = slices.DeleteFunc(b.segments, func(s *segment) bool {
+		if !s.sealed || s.number >= oldest {
+			return false
+		}
+		gone = append(gone, s)
+		return true
+	})
+	for _, s := range gone {
+		b.drop(s)
+	}
+	return gone
+}
+
+// drop ends what the process holds of s, which is off the list: at once, or
+// with the last Read. The caller holds mu.
+func (b *Backlog) drop(s *segment) {
+	s.dead = true
+	if s.readers == 0 {
+		b.unmap(s)
+	}
+	b.unsynced = slices.DeleteFunc(b.unsynced, func(u *segment) bool { return u == s })
+}
+
+func (b *Backlog) unmap(s *segment) {
+	if err := s.unmap(); err != nil {
+		b.o.Logf("mmapqueue: unmap %s: %v", s.path, err)
+	}
+}
+
+// discard removes the files of segments that reap returned, outside any lock. A
+// damaged one is kept under another name for whoever wants to look.
+func (b *Backlog) discard(gone []*segment) {
+	for _, s := range gone {
+		if s.f != nil {
+			s.f.Close()
+		}
+		b.bytes.Add(-s.size)
+		remove := os.Remove
+		if s.damaged {
+			remove = func(path string) error { return os.Rename(path, path+badSuffix) }
+		}
+		if err := remove(s.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			b.o.Logf("mmapqueue: discard segment: %v", err)
+		}
+	}
+}
+
+// touch counts n records appended or read, and has them synced in time. The
+// caller holds mu.
+func (b *Backlog) touch(n int) {
+	b.ops += int64(n)
+	switch {
+	case b.closed:
+	case b.o.SyncEvery > 0 && b.ops >= b.o.SyncEvery:
+		b.ops = 0
+		b.arm(0)
+	case b.o.SyncTimeout > 0 && !b.armed:
+		b.arm(b.o.SyncTimeout)
+	}
+}
+
+// arm has a sync begin after d on a goroutine of the timer's, which Close waits
+// for. The caller holds mu.
+func (b *Backlog) arm(d time.Duration) {
+	b.armed = true
+	if b.timer != nil {
+		b.timer.Reset(d)
+		return
+	}
+	b.timer = time.AfterFunc(d, func() {
+		if err := b.Sync(); err != nil && !errors.Is(err, ErrClosed) {
+			b.o.Logf("%v", err)
+		}
+	})
+}
+
+// Sync returns when everything appended and read before the call is on the disk.
+// After an error nothing may be claimed for it; the segment at fault takes no
+// more records, and later appends go to a new one.
+func (b *Backlog) Sync() error {
+	b.mu.Lock()
+	closed := b.closed
+	b.mu.Unlock()
+	if closed {
+		return ErrClosed
+	}
+	return b.sync()
+}
+
+func (b *Backlog) sync() error {
+	b.syncing.Lock()
+	defer b.syncing.Unlock()
+	b.mu.Lock()
+	todo := slices.Clone(b.unsynced)
+	sealed := len(todo)
+	if b.open != nil && b.open.synced < b.open.end {
+		todo = append(todo, b.open)
+	}
+	ends := make([]int64, len(todo))
+	for i, s := range todo {
+		ends[i] = s.end
+	}
+	newFiles := b.newFiles && b.onDisk
+	b.ops, b.armed, b.newFiles = 0, false, false
+	b.mu.Unlock()
+
+	var first error
+	for i, s := range todo {
+		err := s.f.Datasync()
+		b.mu.Lock()
+		if err != nil && !s.dead {
+			s.failed = true
+			first = firstErr(first, fmt.Errorf("mmapqueue: sync %s: %w", s.path, err))
+		}
+		s.synced = ends[i]
+		done := i < sealed && !s.dead
+		if done {
+			b.unsynced = slices.DeleteFunc(b.unsynced, func(u *segment) bool { return u == s })
+		}
+		b.mu.Unlock()
+		if done {
+			s.f.Close() // a second Close by discard fails harmlessly
+		}
+	}
+	if newFiles {
+		err := firstErr(syncDir(b.dir), syncDir(filepath.Dir(b.dir))) // its own name too
+		if err != nil {
+			b.mu.Lock()
+			b.newFiles = true
+			b.mu.Unlock()
+		}
+		first = firstErr(first, err)
+	}
+	return firstErr(first, b.saveCursors(true))
+}
+
+// firstErr returns the first of two errors that is not nil.
+func firstErr(a, b error) error {
+	if a != nil {
+		return a
+	}
+	return b
+}
+
+// syncDir makes the names in dir durable.
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // removed by Trim meanwhile
+	}
+	if err != nil {
+		return fmt.Errorf("mmapqueue: sync directory: %w", err)
+	}
+	defer d.Close()
+	if err := d.Sync(); err != nil {
+		return fmt.Errorf("mmapqueue: sync directory: %w", err)
+	}
+	return nil
+}
+
+// Trim gives back what a backlog with nothing to read still holds: the open
+// segment, the cursor file, the directory. The cursors stay. While there is
+// something to read it only drops the mappings that nobody reads at this moment.
+func (b *Backlog) Trim() {
+	b.appending.Lock()
+	defer b.appending.Unlock()
+	b.trim()
+}
+
+// trim is Trim for a caller that holds appending.
+func (b *Backlog) trim() {
+	b.syncing.Lock()
+	defer b.syncing.Unlock()
+	b.saving.Lock()
+	defer b.saving.Unlock()
+	b.mu.Lock()
+	idle := b.onDisk
+	for _, c := range b.cursors {
+		idle = idle && c.depth.Load() == 0
+	}
+	if !idle {
+		for _, s := range b.segments {
+			if s.readers == 0 {
+				b.unmap(s)
+			}
+		}
+		b.mu.Unlock()
+		return
+	}
+	gone := b.segments
+	for _, s := range gone {
+		s.sealed = true
+		b.drop(s)
+	}
+	b.segments, b.open, b.onDisk, b.moved = nil, nil, false, false
+	b.sizeNext = b.o.SegmentBytesMin
+	b.mu.Unlock()
+	// The cursors go last: records without cursors would be read again by all.
+	b.discard(gone)
+	os.Remove(filepath.Join(b.dir, cursorFile))
+	os.Remove(b.dir) // fails when evidence lies there
+}
+
+// Bytes returns the size of all segments, with space set aside for later records.
+func (b *Backlog) Bytes() int64 { return b.bytes.Load() }
+
+// Damaged returns how many damaged places were found since Open. A place may be
+// found once by each cursor.
+func (b *Backlog) Damaged() int64 { return b.broken.Load() }
+
+// report counts and logs damage in s.
+func (b *Backlog) report(s *segment, offset int64, cause error) *CorruptError {
+	err := &CorruptError{Segment: s.path, Offset: offset, Cause: cause}
+	b.broken.Add(1)
+	b.o.Logf("%v", err)
+	return err
+}
+
+// Close seals and syncs the log and gives back every descriptor and mapping; it
+// waits for Reads under way. A log with nothing to read leaves no file, and
+// then Open finds no cursors either. A second Close returns ErrClosed.
+func (b *Backlog) Close() error {
+	b.appending.Lock()
+	defer b.appending.Unlock()
+	if err := b.shut(); err != nil {
+		return err
+	}
+	if b.open != nil {
+		b.sealOpen()
+	}
+	b.trim() // the idle case, and all mappings
+	return b.sync()
+}
+
+// shut makes every later call fail, and returns when no Read and no timer is at
+// work. The caller holds appending.
+func (b *Backlog) shut() error {
+	b.mu.Lock()
+	if b.closed {
+		b.mu.Unlock()
+		return ErrClosed
+	}
+	b.closed = true
+	if b.timer != nil {
+		b.timer.Stop()
+	}
+	b.mu.Unlock()
+	b.reading.Wait()
+	b.syncing.Lock() // a background sync that had begun has ended
+	defer b.syncing.Unlock()
+	return nil
+}
+
+// Remove closes the log and deletes its directory with everything in it.
+func (b *Backlog) Remove() error {
+	b.appending.Lock()
+	defer b.appending.Unlock()
+	if err := b.shut(); err != nil {
+		return err
+	}
+	b.mu.Lock()
+	gone := b.segments
+	for _, s := range gone {
+		b.drop(s)
+	}
+	for _, c := range b.cursors {
+		c.depth.Store(0)
+	}
+	b.segments, b.open, b.cursors, b.onDisk = nil, nil, nil, false
+	b.mu.Unlock()
+	b.discard(gone)
+	if err := os.RemoveAll(b.dir); err != nil {
+		return fmt.Errorf("mmapqueue: remove: %w", err)
+	}
+	return nil
+}
+
+// check states the invariants of a log; it does nothing in a release build. The
+// caller holds mu.
+func (b *Backlog) check() {
+	if !invariant.Enabled {
+		return
+	}
+	for _, c := range b.cursors {
+		depth := c.depth.Load()
+		invariant.Check(depth >= 0, "cursor %q has depth %d", c.name, depth)
+		invariant.Check(depth == 0 || len(b.segments) > 0, "cursor %q has depth %d and no segment", c.name, depth)
+	}
+	for i, s := range b.segments {
+		invariant.Check(i == 0 || b.segments[i-1].number < s.number, "segment %d after %d", s.number, b.segments[max(i-1, 0)].number)
+		invariant.Check(s.sealed == (s != b.open), "segment %d: sealed is %t", s.number, s.sealed)
+	}
+}

@@ -1,0 +1,505 @@
+package mmapqueue_test
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"syscall"
+	"testing"
+
+	"github.com/zsqio/zsq/mmapqueue"
+)
+
+// small has segments of a few records, and no background syncs.
+var small = mmapqueue.Options{SegmentBytesMin: 512, SegmentBytesMax: 4096, SyncEvery: -1, SyncTimeout: -1}
+
+func mustOpen(t testing.TB, dir string, o mmapqueue.Options) *mmapqueue.Backlog {
+	t.Helper()
+	b, err := mmapqueue.Open(dir, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func mustCursor(t testing.TB, b *mmapqueue.Backlog, name string) *mmapqueue.Cursor {
+	t.Helper()
+	c, err := b.Cursor(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// publish returns n publish records with ids from first.
+func publish(first, n int) []mmapqueue.Record {
+	recs := make([]mmapqueue.Record, n)
+	for i := range recs {
+		id := uint64(first + i)
+		recs[i] = mmapqueue.Record{
+			Kind: mmapqueue.KindPublish, ID: id, Timestamp: int64(id) * 3, Due: int64(id) * 5,
+			Attempts: uint16(id), Body: fmt.Appendf(nil, "body %d %s", id, bytes.Repeat([]byte("x"), int(id*7%90))),
+		}
+	}
+	return recs
+}
+
+// drain reads all that c has and returns it with bodies of its own.
+func drain(t testing.TB, c *mmapqueue.Cursor, most int) []mmapqueue.Record {
+	t.Helper()
+	got, err := tryDrain(c, most)
+	must(t, err)
+	return got
+}
+
+func tryDrain(c *mmapqueue.Cursor, most int) (got []mmapqueue.Record, err error) {
+	n, err := c.Read(most, func(r *mmapqueue.Record) {
+		got = append(got, *r)
+		got[len(got)-1].Body = bytes.Clone(r.Body)
+	})
+	if n != len(got) {
+		return got, fmt.Errorf("Read says %d, handed out %d", n, len(got))
+	}
+	return got, err
+}
+
+func same(a, b mmapqueue.Record) bool {
+	return a.Kind == b.Kind && a.Cursor == b.Cursor && a.ID == b.ID && a.Timestamp == b.Timestamp &&
+		a.Due == b.Due && a.Attempts == b.Attempts && bytes.Equal(a.Body, b.Body)
+}
+
+func wantRecords(t testing.TB, got, want []mmapqueue.Record) {
+	t.Helper()
+	if !slices.EqualFunc(got, want, same) {
+		t.Fatalf("read %d records, want %d:\n got %v\nwant %v", len(got), len(want), ids(got), ids(want))
+	}
+}
+
+func ids(recs []mmapqueue.Record) (out []uint64) {
+	for _, r := range recs {
+		out = append(out, r.ID)
+	}
+	return out
+}
+
+// clone copies the files of a log, as a crash would leave them.
+func clone(t testing.TB, dir string) string {
+	t.Helper()
+	to := filepath.Join(t.TempDir(), "log")
+	if _, err := os.Stat(dir); err == nil {
+		must(t, os.CopyFS(to, os.DirFS(dir)))
+	}
+	return to
+}
+
+func segments(t testing.TB, dir string) []string {
+	t.Helper()
+	names, err := filepath.Glob(filepath.Join(dir, "*.seg"))
+	must(t, err)
+	return names
+}
+
+// TestModel shows that a log does what slices would do, through clean stops and
+// crashes.
+func TestModel(t *testing.T) {
+	for seed := range uint64(12) {
+		t.Run(fmt.Sprint("seed=", seed), func(t *testing.T) { runModel(t, seed, 250) })
+	}
+}
+
+func runModel(t *testing.T, seed uint64, steps int) {
+	rng := rand.New(rand.NewPCG(seed, 1))
+	dir := filepath.Join(t.TempDir(), "log")
+	b := mustOpen(t, dir, small)
+	pending := map[string][]mmapqueue.Record{}
+	names := []string{"", "a", "b", "c"}
+	nextID := 1
+	reopened := func() {
+		idle := true
+		for _, p := range pending {
+			idle = idle && len(p) == 0
+		}
+		got := b.Names()
+		if idle { // then names may be gone
+			for name := range pending {
+				if !slices.Contains(got, name) {
+					delete(pending, name)
+				}
+			}
+		}
+		if len(got) != len(pending) {
+			t.Fatalf("cursors %q, want those of %v", got, pending)
+		}
+	}
+	for step := range steps {
+		name := names[rng.IntN(len(names))]
+		_, exists := pending[name]
+		switch op := rng.IntN(20); {
+		case op < 7:
+			recs := publish(nextID, 1+rng.IntN(20))
+			nextID += len(recs)
+			for i := range recs {
+				r := &recs[i]
+				if to := names[rng.IntN(len(names))]; rng.IntN(3) == 0 && pending[to] != nil {
+					r.Kind, r.Cursor = mmapqueue.KindPut, mustCursor(t, b, to).ID()
+					pending[to] = append(pending[to], *r)
+					continue
+				}
+				for to := range pending {
+					pending[to] = append(pending[to], *r)
+				}
+			}
+			must(t, b.Append(recs))
+		case op < 13 && exists:
+			most := rng.IntN(40)
+			want := pending[name][:min(most, len(pending[name]))]
+			wantRecords(t, drain(t, mustCursor(t, b, name), most), want)
+			pending[name] = pending[name][len(want):]
+		case op == 13 && !exists:
+			mustCursor(t, b, name)
+			pending[name] = []mmapqueue.Record{}
+		case op == 14 && exists:
+			mustCursor(t, b, name).Empty()
+			pending[name] = []mmapqueue.Record{}
+		case op == 15 && exists && rng.IntN(2) == 0:
+			must(t, mustCursor(t, b, name).Delete())
+			delete(pending, name)
+		case op == 16 && exists:
+			if to := names[rng.IntN(len(names))]; pending[to] == nil {
+				must(t, mustCursor(t, b, name).Rename(to))
+				pending[to] = pending[name]
+				delete(pending, name)
+			}
+		case op == 17:
+			b.Trim()
+		case op == 18:
+			must(t, b.Close())
+			b = mustOpen(t, dir, small)
+			reopened()
+		case op == 19:
+			must(t, b.Sync())
+			crashed := clone(t, dir)
+			must(t, b.Remove())
+			dir = crashed
+			b = mustOpen(t, dir, small)
+			reopened()
+		}
+		for name, p := range pending {
+			if d := mustCursor(t, b, name).Depth(); d != int64(len(p)) {
+				t.Fatalf("step %d: cursor %q has depth %d, want %d", step, name, d, len(p))
+			}
+		}
+	}
+	for name, p := range pending {
+		wantRecords(t, drain(t, mustCursor(t, b, name), 1<<20), p)
+	}
+	if n := len(segments(t, dir)); n > 1 {
+		t.Errorf("%d segments are left with nothing to read", n)
+	}
+	must(t, b.Close())
+	if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("an empty log leaves its directory: %v", err)
+	}
+}
+
+// TestTornBatch shows that a crash in the middle of a write keeps every earlier
+// batch, and of the torn one some records from its front.
+func TestTornBatch(t *testing.T) {
+	o := small
+	o.SegmentBytesMin = 4096
+	dir := filepath.Join(t.TempDir(), "log")
+	b := mustOpen(t, dir, o)
+	mustCursor(t, b, "ch")
+	first, last := publish(1, 5), publish(6, 4)
+	must(t, b.Append(first))
+	before, err := os.ReadFile(segments(t, dir)[0])
+	must(t, err)
+	must(t, b.Append(last))
+	after, err := os.ReadFile(segments(t, dir)[0])
+	must(t, err)
+	defer b.Remove()
+
+	start, end := 0, 0
+	for i := range before {
+		if before[i] != after[i] {
+			if start == 0 {
+				start = i &^ 7
+			}
+			end = i + 1
+		}
+	}
+	all := append(slices.Clone(first), last...)
+	f := func(image []byte) {
+		t.Helper()
+		crashed := clone(t, dir)
+		must(t, os.WriteFile(segments(t, crashed)[0], image, 0o600))
+		b := mustOpen(t, crashed, o)
+		c := mustCursor(t, b, "ch")
+		depth := c.Depth()
+		got := drain(t, c, 100)
+		if len(got) < len(first) || depth != int64(len(got)) {
+			t.Fatalf("depth %d, read %d records of at least %d", depth, len(got), len(first))
+		}
+		wantRecords(t, got, all[:len(got)])
+		must(t, b.Append(last)) // and the log works on
+		wantRecords(t, drain(t, c, 100), last)
+		must(t, b.Close())
+	}
+	for cut := start; cut <= end; cut++ {
+		if cut%3 != 0 && cut-start > 100 && end-cut > 100 {
+			continue // every byte near both ends, every third between: time
+		}
+		f(slices.Concat(after[:cut], before[cut:])) // the rest was never written
+		f(after[:cut])                              // the file was cut
+	}
+}
+
+// TestBitFlips shows that no flipped bit of a log crashes its reader, brings up
+// a record that nobody wrote, or costs more than the record it hits.
+func TestBitFlips(t *testing.T) {
+	want := publish(1, 6)
+	f := func(dir string, offset, bit int, crashed bool) {
+		t.Helper()
+		image, err := os.ReadFile(segments(t, dir)[0])
+		must(t, err)
+		image[offset] ^= 1 << bit
+		bad := clone(t, dir)
+		must(t, os.WriteFile(segments(t, bad)[0], image, 0o600))
+		b := mustOpen(t, bad, small)
+		c := mustCursor(t, b, "ch")
+		got := drain(t, c, 100)
+		if c.Depth() != 0 {
+			t.Fatalf("offset %d: depth %d after reading everything", offset, c.Depth())
+		}
+		for _, r := range got {
+			if r.ID == 0 || r.ID > 6 || !same(r, want[r.ID-1]) {
+				t.Fatalf("offset %d: invented %+v", offset, r)
+			}
+		}
+		if len(got) < len(want)-1 && !(crashed && offset < 64) {
+			t.Fatalf("offset %d: %d records of %d", offset, len(got), len(want))
+		}
+		if len(got) < len(want) && b.Damaged() == 0 && !crashed {
+			t.Fatalf("offset %d: a record is gone and nobody says so", offset)
+		}
+		must(t, b.Close())
+	}
+	o := small
+	o.SegmentBytesMin = 1024
+	dir := filepath.Join(t.TempDir(), "log")
+	b := mustOpen(t, dir, o)
+	mustCursor(t, b, "ch")
+	must(t, b.Append(want))
+	open := clone(t, dir)
+	must(t, b.Close())
+	for _, dir := range []string{dir, open} {
+		stat, err := os.Stat(segments(t, dir)[0])
+		must(t, err)
+		for offset := range int(stat.Size()) {
+			f(dir, offset, offset*5%8, dir == open)
+		}
+	}
+}
+
+// TestDamagedCursorFile shows that without the cursors the topic reads all.
+func TestDamagedCursorFile(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "log")
+	b := mustOpen(t, dir, small)
+	mustCursor(t, b, "ch")
+	want := publish(1, 30)
+	must(t, b.Append(want))
+	must(t, b.Close())
+	must(t, os.Truncate(filepath.Join(dir, "cursors"), 20))
+	b = mustOpen(t, dir, small)
+	defer b.Remove()
+	wantRecords(t, drain(t, mustCursor(t, b, ""), 100), want)
+}
+
+// TestFileGone shows that a file cut or removed behind the log's back is an
+// error of that log, once, and that the log goes on behind it.
+func TestFileGone(t *testing.T) {
+	f := func(name string, mapped bool, spoil func(path string) error) {
+		t.Helper()
+		o := mmapqueue.Options{SegmentBytesMin: 64 << 10, SegmentBytesMax: 64 << 10, SyncEvery: -1, SyncTimeout: -1}
+		b := mustOpen(t, filepath.Join(t.TempDir(), "log"), o)
+		defer b.Remove()
+		c := mustCursor(t, b, "ch")
+		recs := publish(1, 300)
+		must(t, b.Append(recs))
+		if mapped {
+			wantRecords(t, drain(t, c, 1), recs[:1])
+		}
+		must(t, spoil(b.Dir()))
+		got, err := tryDrain(c, 1000)
+		if mapped && err == nil && len(got) == 299 {
+			// A removed file lives on under its mapping: nothing is lost.
+		} else if !errors.Is(err, mmapqueue.ErrCorrupt) || c.Depth() != 0 {
+			t.Fatalf("%s: Read = %d records, %v, depth %d", name, len(got), err, c.Depth())
+		}
+		var corrupt *mmapqueue.CorruptError
+		if err != nil && (!errors.As(err, &corrupt) || corrupt.Segment == "") {
+			t.Fatalf("%s: %v has no place", name, err)
+		}
+		more := publish(1000, 50)
+		must(t, b.Append(more))
+		wantRecords(t, drain(t, c, 1000), more)
+	}
+	cut := func(size int64) func(string) error {
+		return func(dir string) error { return os.Truncate(segments(t, dir)[0], size) }
+	}
+	remove := func(dir string) error { return os.Remove(segments(t, dir)[0]) }
+	f("cut to nothing under the mapping", true, cut(0))
+	f("cut in the middle under the mapping", true, cut(9000))
+	f("cut before mapping", false, cut(9000))
+	f("removed under the mapping", true, remove)
+	f("removed before mapping", false, remove)
+}
+
+// TestIdle shows that a log holds nothing before its first record, nor after its
+// last one and a Trim.
+func TestIdle(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "log")
+	f := func(b *mmapqueue.Backlog, when string) {
+		t.Helper()
+		files, mappings := b.Held()
+		_, err := os.Stat(dir)
+		if files != 0 || mappings != 0 || b.Bytes() != 0 || !errors.Is(err, os.ErrNotExist) {
+			t.Fatalf("%s: %d files, %d mappings, %d bytes, directory: %v", when, files, mappings, b.Bytes(), err)
+		}
+	}
+	b := mustOpen(t, dir, small)
+	c := mustCursor(t, b, "ch")
+	f(b, "new")
+	must(t, b.Append(publish(1, 100)))
+	if b.Bytes() == 0 {
+		t.Fatal("100 records in no bytes")
+	}
+	wantRecords(t, drain(t, c, 100), publish(1, 100))
+	if files, mappings := b.Held(); files > 1 || mappings > 1 || len(segments(t, dir)) > 1 {
+		t.Fatalf("drained: %d files, %d mappings, %v", files, mappings, segments(t, dir))
+	}
+	b.Trim()
+	f(b, "trimmed")
+	must(t, b.Append(publish(1, 3)))
+	wantRecords(t, drain(t, c, 100), publish(1, 3))
+	must(t, b.Close())
+	f(b, "closed")
+	if err := b.Append(publish(1, 1)); !errors.Is(err, mmapqueue.ErrClosed) {
+		t.Fatalf("Append after Close: %v", err)
+	}
+}
+
+// TestDiskFull shows that a failed append counts for nothing, that what came
+// before it stays, and that later appends work once there is space.
+func TestDiskFull(t *testing.T) {
+	f := func(faults mmapqueue.Faults, then string) {
+		t.Helper()
+		files := &mmapqueue.FaultyFiles{}
+		dir := filepath.Join(t.TempDir(), "log")
+		o := files.Use(small)
+		b := mustOpen(t, dir, o)
+		c := mustCursor(t, b, "ch")
+		must(t, b.Append(publish(1, 2)))
+		files.Set(faults)
+		if err := b.Append(publish(100, 40)); !errors.Is(err, syscall.ENOSPC) {
+			t.Fatalf("append on a full disk: %v", err)
+		}
+		if c.Depth() != 2 {
+			t.Fatalf("depth %d after a failed append, want 2", c.Depth())
+		}
+		if then == "crash" {
+			dir = clone(t, dir)
+			must(t, b.Remove())
+			b = mustOpen(t, dir, small)
+			c = mustCursor(t, b, "ch")
+		}
+		files.Set(mmapqueue.Faults{})
+		must(t, b.Append(publish(3, 40)))
+		wantRecords(t, drain(t, c, 100), publish(1, 42))
+		must(t, b.Remove())
+	}
+	for _, then := range []string{"go on", "crash"} {
+		f(mmapqueue.Faults{CreateErr: syscall.ENOSPC}, then)
+		for _, room := range []int64{0, 1, 64, 300, 900, 2500} {
+			f(mmapqueue.Faults{WriteErr: syscall.ENOSPC, Room: room}, then)
+		}
+	}
+}
+
+// TestFailedSync shows that a segment whose sync failed takes no more records.
+func TestFailedSync(t *testing.T) {
+	files := &mmapqueue.FaultyFiles{}
+	o := files.Use(small)
+	o.SegmentBytesMin = 4096
+	dir := filepath.Join(t.TempDir(), "log")
+	b := mustOpen(t, dir, o)
+	defer b.Remove()
+	c := mustCursor(t, b, "ch")
+	must(t, b.Append(publish(1, 1)))
+	files.Set(mmapqueue.Faults{SyncErr: syscall.EIO})
+	if err := b.Sync(); !errors.Is(err, syscall.EIO) {
+		t.Fatalf("Sync = %v", err)
+	}
+	files.Set(mmapqueue.Faults{})
+	must(t, b.Append(publish(2, 1)))
+	if n := len(segments(t, dir)); n != 2 {
+		t.Fatalf("%d segments, want a new one after the failed sync", n)
+	}
+	wantRecords(t, drain(t, c, 10), publish(1, 2))
+}
+
+// TestOneWriteABatch shows that a batch costs one system call.
+func TestOneWriteABatch(t *testing.T) {
+	files := &mmapqueue.FaultyFiles{}
+	b := mustOpen(t, filepath.Join(t.TempDir(), "log"), files.Use(mmapqueue.Options{SegmentBytesMin: 1 << 20}))
+	defer b.Remove()
+	must(t, b.Append(publish(1, 1)))
+	files.Writes.Store(0)
+	must(t, b.Append(publish(2, 1000)))
+	if n := files.Writes.Load(); n != 1 {
+		t.Fatalf("%d writes for one batch", n)
+	}
+}
+
+// TestConcurrent shows that cursors read everything in order while the appender
+// and the background syncs are at work.
+func TestConcurrent(t *testing.T) {
+	const total, readers = 20000, 3
+	o := mmapqueue.Options{SegmentBytesMin: 4096, SegmentBytesMax: 64 << 10, SyncEvery: 1000, Logf: t.Errorf}
+	b := mustOpen(t, filepath.Join(t.TempDir(), "log"), o)
+	var wg sync.WaitGroup
+	for i := range readers {
+		c := mustCursor(t, b, fmt.Sprint(i))
+		wg.Go(func() {
+			for want := uint64(1); want <= total; {
+				_, err := c.Read(100, func(r *mmapqueue.Record) {
+					if r.ID != want {
+						t.Errorf("read %d, want %d", r.ID, want)
+					}
+					want++
+				})
+				if err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	for i := 1; i <= total; i += 50 {
+		must(t, b.Append(publish(i, 50)))
+	}
+	wg.Wait()
+	must(t, b.Close())
+}

@@ -1,0 +1,81 @@
+// Package mmapqueue keeps messages on disk: a log of records for each topic,
+// and cursors that read it.
+//
+// # What there is
+//
+// A Backlog is the log of one topic. It holds what overflowed from memory, what
+// has waited there for long, and what a clean stop leaves. A message is written
+// once, however many channels lag; a channel is a Cursor.
+//
+//	dir/000000000007.seg    sealed: records, footer
+//	dir/000000000008.seg    open: records, space set aside
+//	dir/cursors             where each cursor stands
+//	dir/000000000003.seg.bad   damaged, done with, kept for whoever wants to look
+//
+// Segments start at 64 KB and double to 64 MB. They are written with one pwrite
+// a batch into space that fallocate has set aside, and read through a mapping.
+// Writing through the mapping was measured too: it is dearer as soon as anything
+// is synced, because write-back protects the pages again, and a full disk is a
+// signal there instead of an error. A segment that no cursor has to read is
+// removed at once, the open one by Trim or Close. A log with nothing to read
+// thus costs no file, no descriptor and no mapping.
+//
+// The layouts are drawn where they are read and written: a record in record.go,
+// a segment's header and footer in segment.go, the cursor file in cursor.go.
+// All are little-endian.
+//
+// # What a crash may do
+//
+// We assume of the disk: a write that was not synced may be there, in part, in
+// any order of its pages, or not at all; what was synced stays as it is, unless
+// the disk fails; rename replaces a file as a whole.
+//
+//   - After Close: everything is there, and every cursor stands where it stood.
+//   - After the process dies (kill -9, panic): every record whose Append had
+//     returned is there. Cursors stand where the last Sync saw them or behind:
+//     records read since are read again. To read twice is allowed, to lose is not.
+//   - After power loss: the same for everything before the last Sync that
+//     returned without an error. Of what came after it, any whole record may be
+//     there, and torn ones are passed over.
+//   - Of a batch whose Append did not return, or returned an error that the disk
+//     did not let us clean up after, a start may find whole records.
+//   - Nothing is invented. Every record has an xxhash64, mixed with its offset
+//     and with a random salt of its segment, so that a body made of log bytes, a
+//     stale block or a file under another name never reads as a record.
+//   - A damaged record costs that record: readers find the next one, count the
+//     place, and log file and offset. A file that was cut or removed, or whose disk
+//     fails, is a CorruptError of Read, never the end of the process; records
+//     behind it are read.
+//   - After a failed write or sync the segment takes no more records, and nothing
+//     is claimed on its strength.
+//
+// A start reads the cursor file, the header and footer of sealed segments, and
+// scans only what has no footer: what was open when the process died.
+//
+// # The store interface
+//
+// What the broker asks of a store, and all it asks (it declares the interface on
+// its side, with a memory one for ephemeral topics):
+//
+//	Append(recs []Record) error                    the topic's writer
+//	Cursor(name string) (*Cursor, error)           a channel is born
+//	Cursor.Read(max int, f func(*Record)) (int, error)   the channel's refiller
+//	Cursor.Depth() int64                           any goroutine
+//	Cursor.Empty, Rename, Delete                   operations on a channel
+//	Sync, Trim, Close, Remove
+//
+// Depth is exact whenever no call is under way: publish records behind the
+// cursor plus puts of its own. The first channel takes over the topic's messages
+// by renaming the topic's cursor, which is named "". None of these may be called
+// by an event loop, Depth excepted: they touch files.
+//
+// # Where this goes
+//
+// The record's kind leaves room for what the journal of the process and disk
+// modes needs, in the same format: finish (ranges of sequences), birth, death,
+// pause and empty. The journal is one log for all topics of the daemon, one
+// write a round; its segments are reused once all in them is finished or has been
+// carried to a backlog and synced there. Sequences count a topic's records for
+// that reason: a record found in both is one message. They start again at 1
+// when a log has been empty across a stop.
+package mmapqueue

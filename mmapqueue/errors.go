@@ -1,0 +1,39 @@
+package mmapqueue
+
+import (
+	"errors"
+	"fmt"
+)
+
+var (
+	// ErrCorrupt reports bytes that no run of this package can have written, or
+	// a file that became shorter than what was written to it. It arrives inside
+	// a CorruptError that says where.
+	ErrCorrupt = errors.New("mmapqueue: corrupt segment")
+
+	// ErrClosed reports a call on a backlog after Close or Remove, or on a
+	// cursor after Delete.
+	ErrClosed = errors.New("mmapqueue: closed")
+)
+
+// CorruptError says where a log is damaged. It matches ErrCorrupt under
+// errors.Is.
+type CorruptError struct {
+	Segment string // path of the file
+	Offset  int64  // first byte that could not be used
+	Cause   error  // what the system said, or nil
+}
+
+// Error names the file and the offset, and the cause where there is one.
+func (e *CorruptError) Error() string {
+	if e.Cause == nil {
+		return fmt.Sprintf("%v: %s at offset %d", ErrCorrupt, e.Segment, e.Offset)
+	}
+	return fmt.Sprintf("%v: %s at offset %d: %v", ErrCorrupt, e.Segment, e.Offset, e.Cause)
+}
+
+// Is reports whether target is ErrCorrupt.
+func (e *CorruptError) Is(target error) bool { return target == ErrCorrupt }
+
+// Unwrap returns the cause.
+func (e *CorruptError) Unwrap() error { return e.Cause }

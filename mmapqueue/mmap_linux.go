@@ -1,0 +1,112 @@
+package mmapqueue
+
+import (
+	"errors"
+	"os"
+	"runtime/debug"
+	"unsafe"
+
+	"github.com/edsrzf/mmap-go"
+	"golang.org/x/sys/unix"
+)
+
+// file is what a log asks of an open segment. It is an interface so that tests
+// can fill a disk or cut a write short.
+type file interface {
+	WriteAt(b []byte, offset int64) (int, error)
+	Truncate(size int64) error
+	Datasync() error
+	Close() error
+}
+
+// osFile is the file of the system. os.File holds the descriptor open for as
+// long as a call is under way, so Close beside Datasync is sound.
+type osFile struct{ *os.File }
+
+// Datasync waits until what was written is on the disk.
+func (f osFile) Datasync() error {
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var sync error
+	if err := raw.Control(func(fd uintptr) { sync = ignoringEINTR(func() error { return unix.Fdatasync(int(fd)) }) }); err != nil {
+		return err
+	}
+	return sync
+}
+
+// createFile creates path with size bytes set aside on the disk, so that a full
+// disk shows here and not in a later write. Where the file system cannot do that
+// the file is merely long; writes go through pwrite, so that even then a full
+// disk is an error code and never a signal.
+func createFile(path string, size int64) (file, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	err = ignoringEINTR(func() error { return unix.Fallocate(int(f.Fd()), 0, 0, size) })
+	if errors.Is(err, unix.EOPNOTSUPP) {
+		err = f.Truncate(size)
+	}
+	if err != nil {
+		f.Close()
+		os.Remove(path)
+		return nil, &os.PathError{Op: "fallocate", Path: path, Err: err}
+	}
+	return osFile{f}, nil
+}
+
+// openFile opens a segment that an earlier run left, for writing its footer.
+func openFile(path string) (file, error) {
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return nil, err
+	}
+	return osFile{f}, nil
+}
+
+func ignoringEINTR(f func() error) error {
+	for {
+		if err := f(); err != unix.EINTR {
+			return err
+		}
+	}
+}
+
+// mapFile maps the first size bytes of path for reading. The descriptor is
+// closed again; a mapping does not need it.
+func mapFile(path string, size int64) (mmap.MMap, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return mmap.MapRegion(f, int(size), mmap.RDONLY, 0, 0)
+}
+
+// guard runs read, which reads from the mapping m. When the file behind m is
+// shorter than m, or the disk fails, it returns the fault as an error. Every
+// other panic goes on its way: it is our own bug.
+func guard(m []byte, read func()) (fault error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		e := recover()
+		if e == nil {
+			return
+		}
+		// The runtime tells the address of a fault through this method. The
+		// arithmetic compares addresses only and forms no pointer.
+		at, ok := e.(interface {
+			error
+			Addr() uintptr
+		})
+		base := uintptr(unsafe.Pointer(unsafe.SliceData(m)))
+		if !ok || at.Addr()-base >= uintptr(len(m)) {
+			panic(e)
+		}
+		fault = at
+	}()
+	read()
+	return nil
+}

@@ -1,0 +1,195 @@
+package mmapqueue
+
+import (
+	"encoding/binary"
+	"fmt"
+
+	"github.com/cespare/xxhash/v2"
+)
+
+// Kind says what a record means.
+type Kind uint8
+
+const (
+	// KindPublish is a message for every cursor that stands at or before it.
+	KindPublish Kind = 1
+	// KindPut is a message for one cursor: what a single channel gave back.
+	KindPut Kind = 2
+)
+
+// Record is one entry of a log.
+type Record struct {
+	Kind      Kind
+	Cursor    uint32 // for KindPut: the only cursor that reads it
+	Attempts  uint16
+	ID        uint64
+	Timestamp int64  // ns, wall clock
+	Due       int64  // ns, wall clock; 0 = at once
+	Sequence  uint64 // topic sequence; set by Read, ignored by Append
+	Body      []byte // Append copies it; from Read it aliases the mapping
+}
+
+// A record starts on an 8-byte boundary. All numbers are little-endian:
+//
+//	 0        4      5       8          16          24
+//	├────────┼──────┼───────┼──────────┼───────────┼─────────┬──────────┐
+//	│ length │ kind │ tag   │ sequence │ checksum  │ payload │ zeros    │
+//	└────────┴──────┴───────┴──────────┴───────────┴─────────┴──────────┘
+//	                                                24+length  pad to 8
+//
+// and its payload, for the two kinds there are:
+//
+//	24        32       34    36       40     48     56
+//	├─────────┼────────┼─────┼────────┼──────┼──────┼──────┐
+//	│ ts      │attempts│ 0   │ cursor │ id   │ due  │ body │
+//	└─────────┴────────┴─────┴────────┴──────┴──────┴──────┘
+//
+// length is that of the payload, never zero: zeros there are space that was
+// never written. sequence counts the topic's records from 1.
+//
+// checksum is the xxhash64 of the payload, mixed with the header, the record's
+// offset in the file and the segment's salt. The salt is random and never
+// leaves the file, so a body that contains bytes of a log, this one or another,
+// is not mistaken for a record, and neither is what a file held before.
+//
+// tag is 24 bits of the same mix over the header alone. It lets a reader trust
+// length before it has seen the payload: a damaged body costs one record and no
+// search, and a search through hostile bytes hashes no payload in vain.
+const (
+	recordAlign  = 8
+	recordHeader = 24
+	recordFixed  = 32 // payload in front of the body
+
+	offKind     = 4
+	offSequence = 8
+	offChecksum = 16
+	offTime     = 24
+	offAttempts = 32
+	offCursor   = 36
+	offID       = 40
+	offDue      = 48
+	offBody     = 56
+
+	// bodySizeMax keeps a record's length well inside 32 bits.
+	bodySizeMax = 1 << 30
+)
+
+const _ = uint(offBody - recordHeader - recordFixed) // the drawing adds up
+
+// recordSize returns the bytes that a record with a body of n bytes takes.
+func recordSize(n int) int64 {
+	return (offBody + int64(n) + recordAlign - 1) &^ (recordAlign - 1)
+}
+
+// batchSize returns the bytes that recs take, or an error when one of them can
+// not be written.
+func batchSize(recs []Record) (size int64, err error) {
+	for i := range recs {
+		r := &recs[i]
+		if len(r.Body) > bodySizeMax {
+			return 0, fmt.Errorf("mmapqueue: body of %d bytes, the limit is %d", len(r.Body), bodySizeMax)
+		}
+		if r.Kind != KindPublish && r.Kind != KindPut {
+			return 0, fmt.Errorf("mmapqueue: append record of unknown kind %d", r.Kind)
+		}
+		size += recordSize(len(r.Body))
+	}
+	return size, nil
+}
+
+// encode writes r to the front of b, as the record that stands at offset of the
+// segment with this salt, and returns its size.
+func encode(b []byte, r *Record, sequence uint64, offset int64, salt uint64) int {
+	size := int(recordSize(len(r.Body)))
+	end := offBody + len(r.Body)
+	_ = b[size-1]
+	binary.LittleEndian.PutUint64(b[offTime:], uint64(r.Timestamp))
+	binary.LittleEndian.PutUint32(b[offAttempts:], uint32(r.Attempts))
+	binary.LittleEndian.PutUint32(b[offCursor:], r.Cursor)
+	binary.LittleEndian.PutUint64(b[offID:], r.ID)
+	binary.LittleEndian.PutUint64(b[offDue:], uint64(r.Due))
+	copy(b[offBody:], r.Body)
+	clear(b[end:size])
+
+	key := mix(salt + uint64(offset))
+	word := uint64(end-recordHeader) | uint64(r.Kind)<<32
+	word |= tag(key, word, sequence) << 40
+	binary.LittleEndian.PutUint64(b, word)
+	binary.LittleEndian.PutUint64(b[offSequence:], sequence)
+	binary.LittleEndian.PutUint64(b[offChecksum:], checksum(b[recordHeader:end], key, word, sequence))
+	return size
+}
+
+// verdict is what decode found.
+type verdict uint8
+
+const (
+	whole   verdict = iota // a record
+	damaged                // a header that is ours in front of a payload that is not
+	nothing                // no header of ours
+)
+
+// decode reads the record at the front of b, which stands at offset. The body
+// aliases b. size is where the next record starts; it is valid unless the
+// verdict is nothing.
+func decode(b []byte, r *Record, offset int64, salt uint64) (size int64, v verdict) {
+	if len(b) < offBody {
+		return 0, nothing
+	}
+	word := binary.LittleEndian.Uint64(b)
+	n, kind := int64(uint32(word)), Kind(word>>32)
+	if n < recordFixed || (kind != KindPublish && kind != KindPut) {
+		return 0, nothing // the common case while searching, so before any mixing
+	}
+	size = recordSize(int(n) - recordFixed)
+	sequence := binary.LittleEndian.Uint64(b[offSequence:])
+	key := mix(salt + uint64(offset))
+	if tag(key, word&(1<<40-1), sequence) != word>>40 || size > int64(len(b)) {
+		return 0, nothing
+	}
+	payload := b[recordHeader : recordHeader+n]
+	if checksum(payload, key, word, sequence) != binary.LittleEndian.Uint64(b[offChecksum:]) {
+		return size, damaged
+	}
+	*r = Record{
+		Kind:      kind,
+		Cursor:    binary.LittleEndian.Uint32(b[offCursor:]),
+		Attempts:  binary.LittleEndian.Uint16(b[offAttempts:]),
+		ID:        binary.LittleEndian.Uint64(b[offID:]),
+		Timestamp: int64(binary.LittleEndian.Uint64(b[offTime:])),
+		Due:       int64(binary.LittleEndian.Uint64(b[offDue:])),
+		Sequence:  sequence,
+		Body:      payload[recordFixed:n:n],
+	}
+	return size, whole
+}
+
+// resync returns the first offset after from at which data holds a whole
+// record, or len(data) when there is none.
+func resync(data []byte, from int64, salt uint64) int64 {
+	var r Record
+	for offset := from + recordAlign; offset+offBody <= int64(len(data)); offset += recordAlign {
+		if _, v := decode(data[offset:], &r, offset, salt); v == whole {
+			return offset
+		}
+	}
+	return int64(len(data))
+}
+
+// tag returns 24 bits over a record's header; word has its upper 24 bits clear.
+func tag(key, word, sequence uint64) uint64 {
+	return mix(mix(key^word)+sequence) >> 40
+}
+
+// checksum returns the checksum of a payload behind the given header.
+func checksum(payload []byte, key, word, sequence uint64) uint64 {
+	return xxhash.Sum64(payload) ^ mix(mix(key^word)^sequence)
+}
+
+// mix spreads every bit of x over the whole word; it is a bijection (the
+// finaliser of splitmix64).
+func mix(x uint64) uint64 {
+	x = (x ^ x>>30) * 0xbf58476d1ce4e5b9
+	x = (x ^ x>>27) * 0x94d049bb133111eb
+	return x ^ x>>31
+}

@@ -1,0 +1,240 @@
+package mmapqueue
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/edsrzf/mmap-go"
+)
+
+// recover brings back what a run left in the directory:
+//
+//  1. read the cursor file;
+//  2. take each segment's counts from its footer; scan a segment without one,
+//     which is where a crash left off, and seal it;
+//  3. compute each cursor's depth from its place and the counts;
+//  4. remove what nobody has to read.
+//
+// There is no open segment afterwards: the next append makes a new one.
+func (b *Backlog) recover() error {
+	entries, err := os.ReadDir(b.dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	b.onDisk = true
+	known, err := b.loadCursors()
+	if err != nil {
+		return err
+	}
+	for _, e := range entries { // sorted by name, which needs not be by number
+		number, ok := segmentNumber(e.Name())
+		if !ok {
+			continue
+		}
+		s := &segment{number: number, path: filepath.Join(b.dir, e.Name()), sealed: true}
+		keep, err := b.load(s)
+		if err != nil {
+			return err
+		}
+		b.number = max(b.number, number+1)
+		if keep {
+			b.segments = append(b.segments, s)
+			b.sequence = max(b.sequence, s.next)
+			b.bytes.Add(s.size)
+		}
+	}
+	slices.SortFunc(b.segments, func(x, y *segment) int { return int(x.number) - int(y.number) })
+	for _, c := range b.cursors {
+		b.number = max(b.number, c.at.segment+1)
+	}
+	if !known && len(b.segments) > 0 {
+		b.adopt()
+	}
+	for _, c := range b.cursors {
+		c.measure()
+	}
+	b.discard(b.reap())
+	b.trim() // nothing to read: nothing to keep
+	return nil
+}
+
+// loadCursors reads the cursor file and reports whether there was a sound one.
+func (b *Backlog) loadCursors() (known bool, err error) {
+	path := filepath.Join(b.dir, cursorFile)
+	os.Remove(path + ".tmp")
+	buf, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	if b.decodeCursors(buf) {
+		return true, nil
+	}
+	b.cursors, b.lastID = nil, 0
+	b.report(&segment{path: path}, 0, nil)
+	return false, os.Rename(path, path+badSuffix)
+}
+
+// adopt gives all records to the topic's own cursor: the cursor file is gone, so
+// that it is unknown who had read what, and too much is better than too little.
+// Puts go to nobody. No new cursor may take the number of an old one.
+func (b *Backlog) adopt() {
+	for _, s := range b.segments {
+		for id := range s.puts {
+			b.lastID = max(b.lastID, id)
+		}
+	}
+	b.lastID++
+	b.cursors = []*Cursor{{b: b, id: b.lastID, at: position{segment: b.segments[0].number, offset: segmentStart}}}
+	b.moved = true
+	b.o.Logf("mmapqueue: %s has records and no cursors: its topic reads them all", b.dir)
+}
+
+// load reads what a start has to know of s. A file that is no segment at all is
+// put aside, and one without records is removed: keep is false.
+func (b *Backlog) load(s *segment) (keep bool, err error) {
+	f, err := os.Open(s.path)
+	if err != nil {
+		return false, err
+	}
+	defer f.Close()
+	stat, err := f.Stat()
+	if err != nil {
+		return false, err
+	}
+	s.size = stat.Size()
+	header := make([]byte, segmentStart)
+	n, _ := f.ReadAt(header, 0)
+	headed := s.parseHeader(header[:n])
+	if s.readFooter(f) {
+		s.damaged = !headed
+		if !headed {
+			b.report(s, 0, nil) // the footer knows the salt as well
+		}
+		return true, nil
+	}
+	if !headed {
+		b.report(s, 0, nil)
+		return false, os.Rename(s.path, s.path+badSuffix)
+	}
+	if err := b.scan(s); err != nil {
+		return false, err
+	}
+	if s.end == segmentStart && !s.damaged {
+		return false, os.Remove(s.path)
+	}
+	if !s.damaged {
+		b.sealScanned(s)
+	}
+	return true, nil
+}
+
+// scan reads all records of s, which has no footer. Its end is behind the last
+// whole record: what follows is space never written, or the torn end of a batch
+// that nobody was told of. What lies between whole records and is none is damage.
+//
+// Each cursor in s gets the counts of what lies before it, since those of the
+// cursor file may count records that are damaged now.
+func (b *Backlog) scan(s *segment) error {
+	m, err := mapFile(s.path, s.size)
+	if err != nil {
+		return err
+	}
+	defer m.Unmap()
+	s.end, s.next = segmentStart, s.firstSequence
+	var here []*Cursor
+	for _, c := range b.cursors {
+		if c.at.segment == s.number {
+			c.at.publishes, c.at.puts = 0, 0
+			here = append(here, c)
+		}
+	}
+	var damage []int64
+	fault := guard(m, func() { damage = s.scan(m, here) })
+	for _, offset := range damage {
+		b.report(s, offset, nil)
+	}
+	if fault != nil {
+		b.report(s, s.end, fault)
+	}
+	s.damaged = fault != nil || len(damage) > 0
+	for _, c := range here {
+		c.at.offset = min(c.at.offset, s.end)
+	}
+	return nil
+}
+
+// scan counts the records of m, and those before each of the cursors here.
+func (s *segment) scan(m mmap.MMap, here []*Cursor) (damage []int64) {
+	var r Record
+	for offset, lost := s.end, int64(-1); offset < int64(len(m)); {
+		size, v := decode(m[offset:], &r, offset, s.salt)
+		if v != whole {
+			if lost < 0 {
+				lost = offset
+			}
+			offset = resync(m, offset, s.salt)
+			continue
+		}
+		if lost >= 0 {
+			damage, lost = append(damage, lost), -1
+		}
+		if r.Kind == KindPublish {
+			s.publishes++
+		} else {
+			s.addPuts(r.Cursor, 1)
+		}
+		for _, c := range here {
+			switch {
+			case offset >= c.at.offset:
+			case r.Kind == KindPublish:
+				c.at.publishes++
+			case r.Cursor == c.id:
+				c.at.puts++
+			}
+		}
+		offset += size
+		s.end, s.next = offset, r.Sequence+1
+	}
+	return damage
+}
+
+// sealScanned writes the footer that a crash left out, so that the next start is
+// quick. A damaged segment is left as it was found. Failure is harmless.
+func (b *Backlog) sealScanned(s *segment) {
+	f, err := openFile(s.path)
+	if err == nil {
+		s.f = f
+		s.size, err = s.seal()
+		s.f = nil
+		err = firstErr(err, f.Close())
+	}
+	if err != nil {
+		b.o.Logf("mmapqueue: seal %s: %v", s.path, err)
+	}
+}
+
+// measure computes the depth of c from its place and the counts of all segments
+// from there on.
+func (c *Cursor) measure() {
+	depth := int64(0)
+	for _, s := range c.b.segments {
+		if s.number < c.at.segment {
+			continue
+		}
+		n := s.publishes + s.puts[c.id]
+		if s.number == c.at.segment {
+			n -= c.at.publishes + c.at.puts
+		}
+		depth += max(0, n)
+	}
+	c.depth.Store(depth)
+}
