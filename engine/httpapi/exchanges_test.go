@@ -69,6 +69,7 @@ func requests() []request {
 		b("POST /mpub?topic=t", strings.Repeat("abcdefghi\n", 20)), b("POST /mpub?topic=t", strings.Repeat("abcdefghi\n", 21)),
 		{"POST /mpub?topic=t", strings.Repeat("abcdefghi\n", 21), true}, {"POST /mpub?topic=t", strings.Repeat("abcdefghi\n", 20) + "\n", true},
 		{"POST /mpub?topic=t", long + "\n" + long + "\n", true}, {"POST /mpub?topic=t", long + long, true}, {"POST /mpub?topic=t", strings.Repeat("y", 99) + "\n" + long, true},
+		{"POST /mpub?topic=t", strings.Repeat("y", 49) + "\n" + strings.Repeat("z", 150) + "\n", true}, {"POST /mpub?topic=t", strings.Repeat("y", 49) + "\n" + strings.Repeat("z", 150) + "\nmore", true},
 		b("POST /mpub?topic=t&binary=false", "a\nb"), b("POST /mpub?topic=t&binary=0", "a\nb"), b("POST /mpub?topic=t&defer=x", "x"),
 		b("POST /mpub?topic=t&binary=true", "\x00\x00\x00\x02\x00\x00\x00\x01a\x00\x00\x00\x02bc"),
 		b("POST /mpub?topic=t&binary=1", "\x00\x00\x00\x01\x00\x00\x00\x01atrailing"),
