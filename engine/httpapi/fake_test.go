@@ -105,7 +105,8 @@ func (b *fakeBroker) PauseTopic(name string, paused bool) error {
 
 func (b *fakeBroker) CreateChannel(topic, channel string) error {
 	return b.onTopic(topic, func(t *fakeTopic) error {
-		t.channels[channel] = t.channels[channel]
+		paused := t.channels[channel] // false for a new one
+		t.channels[channel] = paused
 		return nil
 	})
 }

@@ -133,11 +133,11 @@ func (a *api) isBinary(r *http.Request, q url.Values) bool {
 func splitLines(b []byte, l Limits) ([][]byte, *apiError) {
 	var bodies [][]byte
 	for rest := b; len(rest) > 0; {
-		line, after, found := bytes.Cut(rest, []byte{'\n'})
+		line, after, _ := bytes.Cut(rest, []byte{'\n'})
 		rest = after
 		// Like upstream's reader, which meets the end of what it may read
 		// before it looks at the line that ends there.
-		if int64(len(b)) > l.MaxBodySize && len(rest) == 0 && !(found && int64(len(line)) > l.MaxMsgSize) {
+		if int64(len(b)) > l.MaxBodySize && len(rest) == 0 {
 			return nil, errBodyTooBig
 		}
 		if int64(len(line)) > l.MaxMsgSize {
