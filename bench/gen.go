@@ -154,8 +154,8 @@ func (g *generator) runUntil(done func() bool) error {
 		if n%64 != 0 {
 			continue
 		}
-		if g.ctx.Err() != nil {
-			return g.ctx.Err()
+		if err := g.ctx.Err(); err != nil {
+			return fmt.Errorf("%w: published %d, answered %d, received %d", err, g.next, g.answered, g.received)
 		}
 		if sum := g.answered + g.received; sum != last {
 			last, lastAt = sum, time.Now()
@@ -311,8 +311,14 @@ func (g *generator) dial(heartbeatMs int) (*conn, error) {
 		unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1),
 		unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, ptr(unix.NsecToTimeval(int64(handshakeTimeout)))),
 		unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, ptr(unix.NsecToTimeval(int64(handshakeTimeout)))),
-		unix.Connect(fd, &g.addr),
 	)
+	// On Linux a second connect waits on for the first, once a signal cut it short.
+	for err == nil {
+		if err = unix.Connect(fd, &g.addr); !errors.Is(err, unix.EINTR) {
+			break
+		}
+		err = nil
+	}
 	if err == nil {
 		err = c.ask(append([]byte(magic), identify(heartbeatMs)...))
 	}

@@ -196,6 +196,7 @@ func (r *result) print(w io.Writer) {
 	}{
 		{"CPU, upstream/zsq", r.paired(upstream, zsq, figure.cpuPerMsg)},
 		{"msgs/s, zsq/upstream", r.paired(zsq, upstream, figure.throughput)},
+		{"msgs/s, zsq/null sink", r.paired(zsq, null, figure.throughput)},
 		{"CPU per connect, upstream/zsq", r.paired(upstream, zsq, figure.perConnection)},
 		{"RSS per connection, upstream/zsq", r.paired(upstream, zsq, func(f figure) float64 { return f.RSSPerConn })},
 	} {
