@@ -35,6 +35,11 @@
 // starts when the message was due, so that a stall cannot hide the messages it
 // held up.
 //
+// On a virtual machine the hypervisor may stop us for tens of milliseconds; the
+// share of CPU it took is recorded with each run. Quote latency rows from runs
+// in which it is small and the null sink's own quantiles are good: those are the
+// floor of what can be seen.
+//
 // Measured here is one machine with broker and generator sharing its cores. No
 // row says anything about a real network or about many cores.
 package main

@@ -231,5 +231,8 @@ func (r *result) line(side string) string {
 		s += fmt.Sprintf("  p50 %s  p99 %s  p99.9 %s ms", med(func(f figure) float64 { return f.P50 }),
 			med(func(f figure) float64 { return f.P99 }), med(func(f figure) float64 { return f.P999 }))
 	}
+	if stolen := slices.Max(r.of(side, func(f figure) float64 { return f.Stolen })); stolen >= 1 {
+		s += fmt.Sprintf("  (hypervisor took up to %.0f%%)", stolen)
+	}
 	return s
 }

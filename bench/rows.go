@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -227,6 +228,10 @@ type figure struct {
 	Samples   int     `json:"latencies,omitempty"`
 	Drained   float64 `json:"drain_seconds,omitempty"` // not part of the measurement
 
+	// Stolen is the share of all CPUs that the hypervisor gave to others
+	// meanwhile, in percent. A stall of tens of milliseconds is usually its.
+	Stolen float64 `json:"stolen_percent"`
+
 	RSSPerConn   float64 `json:"rss_bytes_per_conn,omitempty"`
 	CPUPerConn   float64 `json:"cpu_us_per_second_per_conn,omitempty"`
 	ConnectCPU   float64 `json:"connect_cpu_us,omitempty"`
@@ -357,11 +362,12 @@ type meter struct {
 	messages uint64
 	broker   time.Duration
 	own      time.Duration
+	stolen   time.Duration
 }
 
 func startMeter(g *generator, b *broker) (*meter, error) {
 	cpu, err := b.cpu()
-	return &meter{g: g, b: b, at: time.Now(), messages: g.finished(), broker: cpu, own: ownCPU()}, err
+	return &meter{g: g, b: b, at: time.Now(), messages: g.finished(), broker: cpu, own: ownCPU(), stolen: stolen()}, err
 }
 
 func (m *meter) stop(f *figure) error {
@@ -374,6 +380,7 @@ func (m *meter) stop(f *figure) error {
 	if f.Messages == 0 {
 		return errors.New("nothing came through while it was measured")
 	}
+	f.Stolen = 100 * (stolen() - m.stolen).Seconds() / f.Seconds / float64(runtime.NumCPU())
 	n := float64(f.Messages)
 	f.Rate = n / f.Seconds
 	f.BrokerCPU = float64((cpu - m.broker).Nanoseconds()) / 1e3 / n
