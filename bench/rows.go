@@ -1,0 +1,400 @@
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"slices"
+	"strings"
+	"time"
+)
+
+// A cell is one workload of a row of the targets.
+type cell struct {
+	row   string // "8"
+	name  string // "8/1KB": what -rows takes too
+	title string
+	load  load
+	flags []string // for the broker
+	mode  mode
+	aims  []aim
+}
+
+// A mode is the course that a cell's run takes.
+type mode int
+
+const (
+	through mode = iota // publish, deliver, finish; everything is measured
+	stored              // publishing is measured, then all is drained to verify it
+	drained             // a backlog is laid down, then draining it is measured
+	idle                // connections that do nothing
+)
+
+// memory is a queue size that no row's messages reach.
+const memory = "--mem-queue-size=2000000"
+
+// Limits of the cells that let messages pile up: what the broker keeps of them
+// should fit beside everything else on a small machine.
+const (
+	storedMax = 8 << 20
+)
+
+// An aim is a figure of the targets: a metric, what the spine must reach and
+// where the project must end.
+type aim struct {
+	metric      string
+	floor, goal float64 // zero: none
+	atMost      bool
+	ofNull      float64 // or this share of what the null sink reached
+}
+
+// Metrics that an aim can name. A ratio is upstream's CPU divided by ours, or
+// our throughput divided by upstream's, so that more is better.
+const (
+	cpuRatio     = "CPU ratio"
+	rateRatio    = "throughput ratio"
+	rateHere     = "msgs/s"
+	cpuHere      = "CPU us/msg"
+	p50          = "p50 ms"
+	p99          = "p99 ms"
+	p999         = "p99.9 ms"
+	rssConn      = "RSS bytes/conn"
+	cpuConn      = "CPU us/s/conn"
+	connectRatio = "connect CPU ratio"
+)
+
+func least(metric string, floor, goal float64) aim {
+	return aim{metric: metric, floor: floor, goal: goal}
+}
+
+func most(metric string, floor, goal float64) aim {
+	return aim{metric: metric, floor: floor, goal: goal, atMost: true}
+}
+
+// cells is shared/targets.md as far as this program measures it.
+func cells(idleConns, backlog int) []cell {
+	latency := []aim{most(p99, 1, 0.5), most(p999, 0, 2), least(cpuRatio, 0, 1.5)}
+	list := []cell{
+		{
+			name: "1", title: "PUB, P4, stored, no consumer", mode: stored,
+			load:  load{producers: 4, messagesMax: storedMax},
+			flags: []string{"--mem-queue-size=10000000"},
+			aims:  []aim{least(cpuRatio, 15, 35), least(rateHere, 0, 5e6)},
+		},
+		{
+			name: "2", title: "MPUB of 100, P4, stored", mode: stored,
+			load:  load{producers: 4, batch: 100, messagesMax: storedMax},
+			flags: []string{"--mem-queue-size=10000000"},
+			aims:  []aim{least(cpuRatio, 5, 8), least(rateHere, 0, 6e6)},
+		},
+		{
+			name: "3", title: "PUB, deliver, FIN, P4 C1", load: load{producers: 4, consumers: 1},
+			aims: []aim{least(cpuRatio, 15, 30), {metric: rateHere, goal: 3e6, ofNull: 0.85}},
+		},
+		{
+			name: "4", title: "same, P4 C4", load: load{producers: 4, consumers: 4},
+			aims: []aim{least(cpuRatio, 12, 25), least(rateRatio, 0, 10), most(cpuHere, 0, 0.83)},
+		},
+		{
+			name: "5", title: "same, P16 C16", load: load{producers: 16, consumers: 16},
+			aims: []aim{least(cpuRatio, 10, 15)},
+		},
+		{
+			name: "6", title: "MPUB of 100, P4 C4", load: load{producers: 4, consumers: 4, batch: 100},
+			aims: []aim{least(cpuRatio, 7, 10)},
+		},
+		{
+			name: "7", title: "fan-out to 4 channels, P4 C4 (per published message)",
+			load: load{producers: 4, consumers: 4, channels: 4},
+			aims: []aim{least(cpuRatio, 8, 15)},
+		},
+		{
+			name: "8/1KB", title: "1 KB bodies, P4 C4", load: load{producers: 4, consumers: 4, body: 1 << 10},
+			aims: []aim{least(cpuRatio, 8, 15)},
+		},
+		{
+			name: "8/10KB", title: "10 KB bodies, P4 C4",
+			load: load{producers: 4, consumers: 4, body: 10 << 10},
+			aims: []aim{least(cpuRatio, 2.5, 3.5)},
+		},
+		{
+			name: "9/P64", title: "64 producers, one PUB at a time each, C4",
+			load: load{producers: 64, consumers: 4, window: 1},
+			aims: []aim{least(cpuRatio, 1.3, 1.7), least(rateRatio, 0, 1.5)},
+		},
+		{
+			name: "9/P128", title: "128 producers, one PUB at a time each, C4",
+			load: load{producers: 128, consumers: 4, window: 1},
+			aims: []aim{least(cpuRatio, 1.3, 1.7), least(rateRatio, 0, 1.5)},
+		},
+		{
+			name: "10", title: "ping-pong: the next PUB after the OK, P1 C1",
+			load: load{producers: 1, consumers: 1, window: 1, stamp: true},
+			aims: []aim{most(p50, 0, 0.04), most(p99, 0.5, 0.15)},
+		},
+		{
+			name: "11/5k", title: "open loop, 5 k/s, P8 C4",
+			load: load{producers: 8, consumers: 4, rate: 5000, stamp: true}, aims: latency,
+		},
+		{
+			name: "11/20k", title: "open loop, 20 k/s, P8 C4",
+			load: load{producers: 8, consumers: 4, rate: 20000, stamp: true}, aims: latency,
+		},
+		{
+			name: "11/100k", title: "open loop, 100 k/s, P8 C4",
+			load: load{producers: 8, consumers: 4, rate: 100000, stamp: true}, aims: latency,
+		},
+		{
+			name: "12", title: "overflow publish, P4, no consumer", mode: stored,
+			load:  load{producers: 4, messagesMax: storedMax},
+			flags: []string{"--mem-queue-size=1000"},
+			aims:  []aim{least(cpuRatio, 15, 35)},
+		},
+		{
+			name: "13", title: "all through the disk, P4 C4", load: load{producers: 4, consumers: 4},
+			flags: []string{"--mem-queue-size=0"},
+			aims:  []aim{least(cpuRatio, 15, 25), least(rateHere, 0, 1e6)},
+		},
+		{
+			name: "14", title: fmt.Sprintf("drain of %d from disk, C1", backlog), mode: drained,
+			load:  load{producers: 4, messagesMax: uint64(backlog)},
+			flags: []string{"--mem-queue-size=1000"},
+			aims:  []aim{least(cpuRatio, 6, 12)},
+		},
+		{
+			name: "17", title: "REQ 0, then FIN of each, P4 C4", load: load{producers: 4, consumers: 4, requeue: true},
+			aims: []aim{least(cpuRatio, 8, 15)},
+		},
+		{
+			name: "20", title: "100 topics, 100 consumers, P8 round robin",
+			load: load{producers: 8, consumers: 100, topics: 100},
+			aims: []aim{least(cpuRatio, 8, 15)},
+		},
+		{
+			name: "21", title: fmt.Sprintf("%d idle subscribed connections", idleConns), mode: idle,
+			load: load{consumers: idleConns},
+			aims: []aim{most(rssConn, 3<<10, 1.5*(1<<10)), most(cpuConn, 0, 5), least(connectRatio, 0, 3)},
+		},
+	}
+	for i := range list {
+		c := &list[i]
+		c.row, _, _ = strings.Cut(c.name, "/")
+		c.load = c.load.withDefaults()
+		if c.flags == nil {
+			c.flags = []string{memory}
+		}
+	}
+	return list
+}
+
+// pick chooses cells by row or name; an empty list is all of them.
+func pick(all []cell, names []string) ([]cell, error) {
+	if len(names) == 0 {
+		return all, nil
+	}
+	var some []cell
+	for _, name := range names {
+		n := len(some)
+		for _, c := range all {
+			if (c.row == name || c.name == name) && !slices.ContainsFunc(some, func(d cell) bool { return d.name == c.name }) {
+				some = append(some, c)
+			}
+		}
+		if len(some) == n {
+			return nil, fmt.Errorf("no row %q, or it was named twice", name)
+		}
+	}
+	return some, nil
+}
+
+// suitsSink tells whether the null sink can play the broker's part.
+func (c cell) suitsSink() bool {
+	return (c.mode == through || c.mode == stored) && c.load.topics == 1 && c.load.channels == 1 && !c.load.requeue
+}
+
+// A figure is what one run of one cell on one broker gave.
+type figure struct {
+	Messages  uint64  `json:"messages,omitempty"`
+	Seconds   float64 `json:"seconds"`
+	Rate      float64 `json:"msgs_per_second,omitempty"`
+	BrokerCPU float64 `json:"broker_cpu_us_per_msg,omitempty"`
+	OwnCPU    float64 `json:"generator_cpu_us_per_msg,omitempty"`
+	P50       float64 `json:"p50_ms,omitempty"`
+	P99       float64 `json:"p99_ms,omitempty"`
+	P999      float64 `json:"p99_9_ms,omitempty"`
+	Samples   int     `json:"latencies,omitempty"`
+	Drained   float64 `json:"drain_seconds,omitempty"` // not part of the measurement
+
+	// Stolen is the share of all CPUs that the hypervisor gave to others
+	// meanwhile, in percent. A stall of tens of milliseconds is usually its.
+	Stolen float64 `json:"stolen_percent"`
+
+	RSSPerConn   float64 `json:"rss_bytes_per_conn,omitempty"`
+	CPUPerConn   float64 `json:"cpu_us_per_second_per_conn,omitempty"`
+	ConnectCPU   float64 `json:"connect_cpu_us,omitempty"`
+	ConnectsRate float64 `json:"connects_per_second,omitempty"`
+
+	Error string `json:"error,omitempty"`
+}
+
+// warmUp is how long connections run before they are measured: pools fill,
+// stacks grow, the kernel sizes its socket buffers.
+const warmUp = 300 * time.Millisecond
+
+// run runs the cell once against b.
+func (c cell) run(ctx context.Context, b *broker, measure time.Duration) (f figure, err error) {
+	if c.mode == idle {
+		return c.runIdle(ctx, b, measure)
+	}
+	g, err := newGenerator(ctx, b.tcp, c.load)
+	if err != nil {
+		return f, err
+	}
+	defer g.close()
+	defer func() { err = errors.Join(err, b.exited()) }()
+	if c.mode == drained {
+		// Without its channel the backlog would be written twice.
+		if err := b.makeChannel(ctx, g.topic(0), g.load.channel(0)); err != nil {
+			return f, err
+		}
+	}
+	for i := range c.load.consumers {
+		if err := g.addConsumer(i); err != nil {
+			return f, err
+		}
+	}
+	for i := range c.load.producers {
+		if err := g.addProducer(i); err != nil {
+			return f, err
+		}
+	}
+	if c.mode == drained {
+		return c.runDrain(g, b)
+	}
+
+	// A warm-up may not use up the messages of a row that is bounded by them.
+	warm := time.Now().Add(min(warmUp, measure))
+	if err := g.runUntil(func() bool { return !time.Now().Before(warm) || g.next > g.messagesMax/8 }); err != nil {
+		return f, err
+	}
+	g.keep = c.load.stamp
+	m, err := startMeter(g, b)
+	if err != nil {
+		return f, err
+	}
+	if err := g.runFor(measure); err != nil {
+		return f, err
+	}
+	if err := m.stop(&f); err != nil {
+		return f, err
+	}
+	g.keep = false
+	f.quantiles(g.latencies)
+
+	g.publishing = false
+	if err := g.runUntil(g.complete); err != nil {
+		return f, err
+	}
+	if c.mode == stored {
+		if err := c.drain(g, b, &f); err != nil {
+			return f, err
+		}
+	}
+	// A message that comes twice may come late.
+	if err := g.rest(20 * time.Millisecond); err != nil {
+		return f, err
+	}
+	return f, g.verify()
+}
+
+// drain has one consumer take what lies in the broker, in order to verify it.
+func (c cell) drain(g *generator, b *broker, f *figure) error {
+	if b.http != "" {
+		depth, err := b.depth(g.ctx)
+		if err != nil {
+			return err
+		}
+		if depth != g.next {
+			return fmt.Errorf("depth is %d after %d messages were accepted", depth, g.next)
+		}
+	}
+	start := time.Now()
+	if err := g.addConsumer(0); err != nil {
+		return err
+	}
+	err := g.runUntil(g.complete)
+	f.Drained = time.Since(start).Seconds()
+	return err
+}
+
+// runDrain lays down a backlog and measures how it is drained.
+func (c cell) runDrain(g *generator, b *broker) (f figure, err error) {
+	full := func() bool { return g.next == g.messagesMax && g.complete() }
+	if err := g.runUntil(full); err != nil {
+		return f, err
+	}
+	g.publishing = false
+	m, err := startMeter(g, b)
+	if err != nil {
+		return f, err
+	}
+	m.messages = 0 // publishing does not count here, receiving does
+	if err := g.addConsumer(0); err != nil {
+		return f, err
+	}
+	if err := g.runUntil(g.complete); err != nil {
+		return f, err
+	}
+	if err := m.stop(&f); err != nil {
+		return f, err
+	}
+	return f, g.verify()
+}
+
+// A meter holds what the clocks showed when a measurement began.
+type meter struct {
+	g        *generator
+	b        *broker
+	at       time.Time
+	messages uint64
+	broker   time.Duration
+	own      time.Duration
+	stolen   time.Duration
+}
+
+func startMeter(g *generator, b *broker) (*meter, error) {
+	cpu, err := b.cpu()
+	return &meter{g: g, b: b, at: time.Now(), messages: g.finished(), broker: cpu, own: ownCPU(), stolen: stolen()}, err
+}
+
+func (m *meter) stop(f *figure) error {
+	cpu, err := m.b.cpu()
+	if err != nil {
+		return err
+	}
+	f.Messages = m.g.finished() - m.messages
+	f.Seconds = time.Since(m.at).Seconds()
+	if f.Messages == 0 {
+		return errors.New("nothing came through while it was measured")
+	}
+	f.Stolen = 100 * (stolen() - m.stolen).Seconds() / f.Seconds / float64(runtime.NumCPU())
+	n := float64(f.Messages)
+	f.Rate = n / f.Seconds
+	f.BrokerCPU = float64((cpu - m.broker).Nanoseconds()) / 1e3 / n
+	f.OwnCPU = float64((ownCPU() - m.own).Nanoseconds()) / 1e3 / n
+	return nil
+}
+
+func (f *figure) quantiles(ns []int64) {
+	if len(ns) == 0 {
+		return
+	}
+	slices.Sort(ns)
+	f.Samples = len(ns)
+	f.P50 = float64(quantile(ns, 0.5)) / 1e6
+	f.P99 = float64(quantile(ns, 0.99)) / 1e6
+	f.P999 = float64(quantile(ns, 0.999)) / 1e6
+}
