@@ -27,6 +27,7 @@ const (
 	kindInFlight      // owner is a subscriber's index
 	kindDeferred      // owner is a channel's local index
 	kindTimer         // owner is the caller's token
+	kindTrim          // owner is a channel's local index
 )
 
 // entry is one thing with a due time: a message in flight, a deferred message
@@ -55,7 +56,6 @@ type wheel struct {
 	live int    // entries in use
 	tick int64  // every tick up to and including this one has been served
 	used [wheelLevels][wheelSlots / 64]uint64
-	due  []uint32 // scratch of advance
 }
 
 func (w *wheel) init(nowNs int64) {
@@ -198,25 +198,19 @@ func (w *wheel) cascade(level int) {
 	w.tick++
 }
 
-// serve fires the current tick's slot.
+// serve fires the current tick's slot. It takes entries out one by one, because
+// fire may stop a timer that is due at the same tick.
 func (w *wheel) serve(limit int, fire func(i uint32)) (n int) {
-	slot := uint32(w.tick) & wheelMask
-	head := slot
-	if w.used[0][slot/64]&(1<<(slot%64)) == 0 {
-		return 0
-	}
-	w.due = w.due[:0]
-	for i := w.slab[head].next; i != head && len(w.due) < limit; i = w.slab[i].next {
-		w.due = append(w.due, i)
-	}
-	if len(w.due) < limit {
-		w.used[0][slot/64] &^= 1 << (slot % 64)
-	}
-	for _, i := range w.due {
+	head := uint32(w.tick) & wheelMask
+	for n < limit {
+		i := w.slab[head].next
+		if i == head {
+			w.used[0][head/64] &^= 1 << (head % 64)
+			break
+		}
 		w.remove(i)
-	}
-	for _, i := range w.due {
 		fire(i)
+		n++
 	}
-	return len(w.due)
+	return n
 }
