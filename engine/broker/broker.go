@@ -28,6 +28,7 @@ type Options struct {
 }
 
 // Waker reaches the event loops. Both methods may be called from any goroutine.
+// The loop runs what they ask for inside a round, so that an EndRound follows.
 type Waker interface {
 	Wake(shard int)         // soon, call Shard.Woken on that loop
 	Do(shard int, f func()) // soon, call f on that loop
@@ -108,7 +109,7 @@ func (b *Broker) newTopic(name, dir string) *Topic {
 	t := &Topic{b: b, name: name, ephemeral: strings.HasSuffix(name, ephemeralSuffix)}
 	t.writer.init(b, dir)
 	t.locals = make([]topicLocal, len(b.shards))
-	t.view.Store(&view{hold: t.newQueue(), gate: new(gate)})
+	t.view.Store(&view{hold: t.newQueue()})
 	return t
 }
 
@@ -145,7 +146,7 @@ func (b *Broker) DeleteTopic(name string) error {
 	t.mu.Lock()
 	v := *t.view.Load()
 	if v.hold == nil {
-		v.hold, v.gate = t.newQueue(), new(gate)
+		v.hold = t.newQueue()
 	}
 	channels := v.channels
 	v.channels = nil
@@ -155,14 +156,16 @@ func (b *Broker) DeleteTopic(name string) error {
 		c.delete()
 	}
 	b.onAll(func(*Shard) {})
-	t.writer.wait()
-	v.hold.dead.Store(true)
-	v.hold.empty(b.pool)
-	t.writer.submit(job{run: func(log *mmapqueue.Backlog) {
+	b.foreign.grace()
+	t.writer.inOrder(func(log *mmapqueue.Backlog) {
+		v.hold.end(b)
+		if log == nil {
+			return
+		}
 		if err := log.Remove(); err != nil {
 			b.diskFailed(err)
 		}
-	}})
+	})
 	b.mu.Lock()
 	b.storeTopics(func(m map[string]*Topic) { delete(m, name) })
 	b.mu.Unlock()
@@ -193,7 +196,7 @@ func (b *Broker) deleteChannel(t *Topic, c *Channel) {
 	v := *t.view.Load()
 	v.channels = slices.DeleteFunc(slices.Clone(v.channels), func(x *Channel) bool { return x == c })
 	if len(v.channels) == 0 && v.hold == nil {
-		v.hold, v.gate = t.newQueue(), new(gate)
+		v.hold = t.newQueue()
 	}
 	t.view.Store(&v)
 	last := len(v.channels) == 0

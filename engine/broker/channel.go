@@ -2,7 +2,10 @@ package broker
 
 import (
 	"strings"
+	"sync"
 	"sync/atomic"
+
+	"github.com/zsqio/zsq/mmapqueue"
 )
 
 // A Channel hands every message to exactly one of its subscribers.
@@ -14,8 +17,8 @@ type Channel struct {
 	paused    atomic.Bool
 	exiting   atomic.Bool
 	clients   atomic.Int64
+	deleting  sync.Once
 
-	messages atomic.Uint64 // taken from the topic, deferred ones included
 	requeues atomic.Uint64
 	timeouts atomic.Uint64
 	inFlight atomic.Int64 // summed by the shards once per round
@@ -65,12 +68,14 @@ func (c *Channel) Empty() {
 			s.emptyLocal(l)
 		}
 	})
-	c.topic.writer.wait()
-	c.q.empty(b.pool)
+	c.topic.writer.inOrder(func(*mmapqueue.Backlog) { c.q.empty(b.pool) })
 }
 
-// delete ends the channel after it has left the topic's view.
-func (c *Channel) delete() {
+// delete ends the channel after it has left the topic's view. It returns when
+// that is done, by whomever.
+func (c *Channel) delete() { c.deleting.Do(c.end) }
+
+func (c *Channel) end() {
 	b := c.topic.b
 	c.exiting.Store(true)
 	b.onAll(func(s *Shard) {
@@ -78,16 +83,22 @@ func (c *Channel) delete() {
 			s.closeLocal(l)
 		}
 	})
-	// Every loop has ended the round in which it may have used the old view.
-	c.topic.writer.wait()
-	c.q.dead.Store(true)
-	c.q.empty(b.pool)
-	c.q.mu.Lock()
-	defer c.q.mu.Unlock()
-	if c.q.cursor != nil {
-		if err := c.q.cursor.Delete(); err != nil {
+	b.foreign.grace()
+	// Nobody uses the old view any more.
+	c.topic.writer.inOrder(func(*mmapqueue.Backlog) { c.q.end(b) })
+}
+
+// end drops what a queue holds, its cursor included, and makes it dead. It runs
+// in the writer's order.
+func (q *queue) end(b *Broker) {
+	q.dead.Store(true)
+	q.empty(b.pool)
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.cursor != nil {
+		if err := q.cursor.Delete(); err != nil {
 			b.diskFailed(err)
 		}
-		c.q.cursor = nil
+		q.cursor = nil
 	}
 }

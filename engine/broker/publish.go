@@ -117,12 +117,12 @@ func (b *Broker) fanout(t *Topic, v *view, refs []block.Ref, s *Shard) *job {
 	over := b.pool.Over()
 	if v == nil {
 		v = t.view.Load()
-		for v.hold != nil && !v.gate.enter(int64(len(refs))) {
+		for v.hold != nil && !v.hold.gate.enter(int64(len(refs))) {
 			v = t.view.Load() // the pump has just closed the gate
 		}
 	}
 	var j *job
-	overflow := func(q *queue, name string, n int) {
+	overflow := func(q *queue, n int) {
 		if n == len(refs) {
 			return
 		}
@@ -133,21 +133,26 @@ func (b *Broker) fanout(t *Topic, v *view, refs []block.Ref, s *Shard) *job {
 		if j == nil {
 			j = &job{refs: append([]block.Ref(nil), refs...)}
 		}
-		j.want = append(j.want, want{q: q, name: name, from: n})
+		j.want = append(j.want, want{q: q, from: n})
 	}
 	if v.hold != nil {
+		v.hold.taken.Add(uint64(len(refs)))
 		n := v.hold.put(refs, over)
 		if n < len(refs) && v.hold.ephemeral {
-			v.gate.count.Add(-int64(len(refs) - n))
+			v.hold.gate.count.Add(-int64(len(refs) - n))
 		}
-		overflow(v.hold, "", n)
+		overflow(v.hold, n)
+		// The topic's first channel may have inherited the queue since.
+		if c := v.hold.owner.Load(); c != nil && n > 0 {
+			b.pushed(c, s)
+		}
 		return j
 	}
 	if len(v.channels) > 1 {
 		b.retain(refs, int64(len(v.channels)-1))
 	}
 	for _, c := range v.channels {
-		c.messages.Add(uint64(len(refs)))
+		c.q.taken.Add(uint64(len(refs)))
 		batch := refs
 		if hasDue(refs) {
 			batch = b.deferSome(c, refs, s)
@@ -157,7 +162,7 @@ func (b *Broker) fanout(t *Topic, v *view, refs []block.Ref, s *Shard) *job {
 			}
 		}
 		n := c.q.put(batch, over)
-		overflow(c.q, c.name, n)
+		overflow(c.q, n)
 		if n > 0 {
 			b.pushed(c, s)
 		}
@@ -243,7 +248,7 @@ func (b *Broker) putLoose(c *Channel, refs []block.Ref, s *Shard, over bool) {
 	}
 	c.topic.writer.submit(job{
 		refs: append([]block.Ref(nil), refs[n:]...),
-		want: []want{{q: c.q, name: c.name}},
+		want: []want{{q: c.q}},
 	})
 }
 
@@ -253,6 +258,13 @@ type foreign struct {
 	b     *Broker
 	mu    sync.Mutex
 	arena *block.Arena
+	views sync.RWMutex // read-held while a topic's view is used
+}
+
+// grace returns when no foreign publisher uses a view that was replaced before.
+func (f *foreign) grace() {
+	f.views.Lock()
+	defer f.views.Unlock()
 }
 
 func newForeign(b *Broker) *foreign {
@@ -286,13 +298,22 @@ func (b *Broker) PublishForeign(t *Topic, bodies [][]byte, dueWallNs int64) erro
 	f.mu.Unlock()
 	t.messages.Add(uint64(len(bodies)))
 	t.bytes.Add(uint64(bytes))
+	f.views.RLock()
+	if t.exiting.Load() {
+		f.views.RUnlock()
+		b.drop(nil, refs)
+		return ErrExiting
+	}
 	j := b.fanout(t, nil, refs, nil)
 	if j == nil {
+		f.views.RUnlock()
 		return nil
 	}
-	j.done = &ticket{result: make(chan error, 1)}
+	done := &ticket{result: make(chan error, 1)}
+	j.done = done
 	t.writer.submit(*j)
-	return <-j.done.result
+	f.views.RUnlock()
+	return <-done.result
 }
 
 // storeRecord brings a message back from the backlog.

@@ -33,6 +33,9 @@ type queue struct {
 	direct      bool // false with --mem-queue-size=0: everything goes through the backlog
 	ephemeral   bool // overflow is dropped
 	outstanding atomic.Int64
+	inWriter    atomic.Int64  // part of outstanding: what the writer has in hand; raised first, lowered last
+	taken       atomic.Uint64 // messages that publishers have given to this queue
+	gate        gate          // of a queue that a topic holds back
 	refilling   atomic.Bool
 	dead        atomic.Bool             // deleted: pushes are drained by the deleter
 	owner       atomic.Pointer[Channel] // whose it is; nil: a topic holds it back
@@ -50,8 +53,9 @@ const ringWithoutMemory = 1024
 func (q *queue) init(b *Broker, ephemeral bool) {
 	q.ephemeral = ephemeral
 	q.limit, q.direct = b.opts.MemQueueSize, true
-	if q.limit == 0 && !ephemeral {
-		q.limit, q.direct = ringWithoutMemory, false
+	if q.limit == 0 {
+		// An ephemeral queue has no backlog to go through.
+		q.limit, q.direct = ringWithoutMemory, ephemeral
 	}
 	q.ring.Init(q.limit, b.blocks)
 }
@@ -65,6 +69,7 @@ func (q *queue) put(refs []block.Ref, over bool) int {
 		n = q.ring.TryPush(refs)
 	}
 	if n < len(refs) && !q.ephemeral {
+		q.inWriter.Add(int64(len(refs) - n))
 		q.outstanding.Add(int64(len(refs) - n))
 	}
 	return n
@@ -137,24 +142,45 @@ func (q *queue) refillStep(b *Broker) (moved int) {
 	if len(q.left) == 0 && cap(q.left) > 2*refillBatch {
 		q.left = nil
 	}
-	// The cursor may have found fewer messages than it had promised: records
-	// that were damaged. They are lost, counted and logged by the backlog.
 	if n := q.outstanding.Add(-int64(moved)); n < 0 {
 		panic("BUG: more messages came back than went out")
 	}
+	q.writeOff()
 	return moved
+}
+
+// writeOff ends the waiting for records that were damaged: the cursor has found
+// fewer than it had promised, and the backlog has counted and logged them. A put
+// raises inWriter before outstanding, so what is in the outstanding that was
+// loaded first and neither in the writer's hand nor to be read is lost. The
+// caller holds mu.
+func (q *queue) writeOff() {
+	lost := q.outstanding.Load()
+	if lost == 0 || q.inWriter.Load() != 0 || len(q.left) > 0 || q.cursor != nil && q.cursor.Depth() > 0 {
+		return
+	}
+	if q.outstanding.CompareAndSwap(lost, 0) {
+		q.gate.count.Add(-lost)
+	}
 }
 
 // giveBack puts messages in front of what the backlog still has. They are
 // outstanding already.
-func (q *queue) giveBack(refs []block.Ref) {
+func (q *queue) giveBack(pool *block.Pool, refs []block.Ref) {
 	q.mu.Lock()
-	q.left = append(q.left, refs...)
-	q.mu.Unlock()
+	defer q.mu.Unlock()
+	if !q.dead.Load() {
+		q.left = append(q.left, refs...)
+		return
+	}
+	q.outstanding.Add(-int64(len(refs)))
+	for _, r := range refs {
+		pool.Release(r.Chunk, 1)
+	}
 }
 
-// empty drops everything that waits and returns how many messages went. What
-// the writer has in hand stays.
+// empty drops everything that waits and returns how many messages went. It runs
+// in the writer's order, so that no batch is appended meanwhile.
 func (q *queue) empty(pool *block.Pool) (n int) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -179,5 +205,6 @@ func (q *queue) empty(pool *block.Pool) (n int) {
 		q.cursor.Empty()
 	}
 	q.outstanding.Add(-int64(gone))
+	q.ring.Trim()
 	return n + gone
 }

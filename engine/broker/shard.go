@@ -65,6 +65,7 @@ type channelLocal struct {
 	requeues, timeouts           uint64
 
 	looking, isTouched bool
+	trim               uint32      // entry of kindTrim, 0 for none
 	woken              atomic.Bool // a look is in the mail
 	closed             bool
 }
@@ -117,6 +118,8 @@ func (s *Shard) Woken() {
 					p.answer()
 				}
 			}
+		case m.deferred.Len != 0 && m.channel.exiting.Load():
+			s.drops.Add(m.deferred.Chunk)
 		case m.deferred.Len != 0:
 			s.deferUntil(m.channel, m.deferred, dueOf(s.b.pool, m.deferred)-s.wallNs+s.nowNs)
 		default:
@@ -262,7 +265,27 @@ func (s *Shard) expire(i uint32) {
 		s.unlinkDeferred(l, i)
 		s.giveBack(l, e.ref)
 		s.wheel.release(i)
+	case kindTrim:
+		l := s.locals[e.owner]
+		l.trim = 0
+		l.c.q.ring.Trim()
+		s.wheel.release(i)
 	}
+}
+
+// trimAfterNs is how long after it was seen drained a channel's ring gives its
+// block back, unless it holds messages by then.
+const trimAfterNs = 1e9
+
+// trimLater makes sure that a drained ring does not keep its block for ever.
+func (s *Shard) trimLater(l *channelLocal) {
+	if l.trim != 0 {
+		return
+	}
+	l.trim = s.wheel.alloc()
+	e := &s.wheel.slab[l.trim]
+	e.kind, e.owner, e.dueNs = kindTrim, l.index, s.nowNs+trimAfterNs
+	s.wheel.add(l.trim)
 }
 
 // giveBack puts a message on its channel's list of the round.
@@ -354,6 +377,11 @@ func (s *Shard) closeLocal(l *channelLocal) {
 		s.detach(sub)
 		s.freeSub(sub)
 		sub.sink.Kick()
+	}
+	if l.trim != 0 {
+		s.wheel.remove(l.trim)
+		s.wheel.release(l.trim)
+		l.trim = 0
 	}
 	l.closed = true
 	l.c.locals[s.index].Store(nil)

@@ -32,7 +32,7 @@ func (c *Channel) Figures() Figures {
 		InFlight: max(0, c.inFlight.Load()),
 		Deferred: max(0, c.deferred.Load()),
 		Clients:  max(0, c.clients.Load()),
-		Messages: c.messages.Load(),
+		Messages: c.q.taken.Load(),
 		Requeues: c.requeues.Load(),
 		Timeouts: c.timeouts.Load(),
 	}

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -19,6 +20,8 @@ func (b *Broker) Restore(name string, paused bool, channels map[string]bool) err
 	if err != nil {
 		return err
 	}
+	// What the topic holds back is for all its channels, not for the first.
+	t.SetPaused(true)
 	for c, paused := range channels {
 		ch, err := t.Channel(c)
 		if err != nil {
@@ -26,6 +29,7 @@ func (b *Broker) Restore(name string, paused bool, channels map[string]bool) err
 		}
 		ch.paused.Store(paused)
 	}
+	t.opening = false
 	t.SetPaused(paused)
 	return nil
 }
@@ -42,16 +46,43 @@ func (b *Broker) Open() error {
 	if err != nil {
 		return fmt.Errorf("broker: read backlogs: %w", err)
 	}
-	for _, d := range dirs {
-		at := strings.LastIndexByte(d.Name(), '@')
-		if !d.IsDir() || at <= 0 {
+	for i, d := range dirs {
+		name, ok := topicOf(d)
+		if !ok {
 			continue
 		}
-		if err := b.openTopic(d.Name()[:at], filepath.Join(root, d.Name())); err != nil {
+		// Sorted by incarnation: only the last one counts. An older one is what
+		// a deletion could not remove.
+		if i+1 < len(dirs) {
+			if next, ok := topicOf(dirs[i+1]); ok && next == name {
+				continue
+			}
+		}
+		if err := b.openTopic(name, filepath.Join(root, d.Name())); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// topicOf returns the topic whose backlog a directory is.
+func topicOf(d fs.DirEntry) (name string, ok bool) {
+	at := strings.LastIndexByte(d.Name(), '@')
+	if !d.IsDir() || at <= 0 {
+		return "", false
+	}
+	return d.Name()[:at], true
+}
+
+// EndRestore comes after the last Restore. It ends the pause of topics that hold
+// messages back and that no Restore was for.
+func (b *Broker) EndRestore() {
+	for _, t := range b.Topics() {
+		if t.opening {
+			t.opening = false
+			t.SetPaused(false)
+		}
+	}
 }
 
 func (b *Broker) openTopic(name, dir string) error {
@@ -78,15 +109,20 @@ func (b *Broker) openTopic(name, dir string) error {
 		q.cursor = c
 		q.outstanding.Store(c.Depth())
 	}
-	if held := v.hold.outstanding.Load(); held > 0 {
-		v.gate.count.Store(held)
-	}
-	if len(v.channels) > 0 {
-		if v.gate.count.Load() > 0 {
-			t.paused.Store(true) // Restore ends the pause unless it was one
-		} else {
-			v.hold, v.gate = nil, nil
-		}
+	slices.SortFunc(v.channels, func(x, y *Channel) int { return strings.Compare(x.name, y.name) })
+	v.hold.gate.count.Store(v.hold.outstanding.Load())
+	switch {
+	case len(v.channels) == 0:
+	case v.hold.outstanding.Load() > 0:
+		t.opening = true
+		t.paused.Store(true) // Restore ends the pause unless it was one
+	case v.hold.cursor != nil:
+		// Nothing is held, but the cursor is there: let the gate end it.
+		v.hold.taken.Store(1)
+		defer t.SetPaused(false)
+		t.paused.Store(true)
+	default:
+		v.hold = nil
 	}
 	t.view.Store(&v)
 	b.storeTopics(func(m map[string]*Topic) { m[name] = t })
@@ -163,10 +199,10 @@ func (t *Topic) close(held map[*Channel][]saved) error {
 	v := t.view.Load()
 	var errs []error
 	if v.hold != nil {
-		errs = append(errs, t.save(v.hold, "", nil))
+		errs = append(errs, t.save(v.hold, nil))
 	}
 	for _, c := range v.channels {
-		errs = append(errs, t.save(c.q, c.name, held[c]))
+		errs = append(errs, t.save(c.q, held[c]))
 	}
 	if t.writer.log != nil {
 		errs = append(errs, t.writer.log.Close())
@@ -175,11 +211,11 @@ func (t *Topic) close(held map[*Channel][]saved) error {
 }
 
 // save writes a queue's memory, and what was in other hands, to the backlog.
-func (t *Topic) save(q *queue, name string, more []saved) error {
+func (t *Topic) save(q *queue, more []saved) error {
 	if q.ephemeral {
 		return nil
 	}
-	j := job{want: []want{{q: q, name: name}}}
+	j := job{want: []want{{q: q}}}
 	var refs [256]block.Ref
 	for {
 		n := q.ring.TryPop(refs[:])

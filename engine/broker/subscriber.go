@@ -32,6 +32,7 @@ type Subscriber struct {
 	table    table
 	timeout  int64 // ns
 	sample   int   // 0 keeps all; else messages are kept with (sample+1) % (contract, section 1.15)
+	lastSize int   // of the last frame sent
 	gone     bool
 
 	sent, finished, requeued uint64
@@ -237,6 +238,9 @@ func (s *Shard) Touch(sub *Subscriber, id uint64) error {
 // turn.
 const quantum = 32
 
+// quantumBytes bounds a batch by the length of the subscriber's last message.
+const quantumBytes = 64 << 10
+
 // deliverAll serves the round's channels. It reports whether a channel should
 // be served again at once, after other loops had their chance.
 func (s *Shard) deliverAll() bool {
@@ -272,6 +276,8 @@ func (s *Shard) deliver(l *channelLocal) {
 			idle++
 			continue
 		}
+		// Full is asked between batches only: of long messages, a batch is few.
+		room = min(room, max(1, quantumBytes/max(1, sub.lastSize)))
 		var refs [quantum]block.Ref
 		n := c.q.ring.TryPop(refs[:room])
 		if n == 0 {
@@ -283,7 +289,7 @@ func (s *Shard) deliver(l *channelLocal) {
 					continue
 				}
 			}
-			s.b.kickRefill(c.q)
+			s.drained(l)
 			return
 		}
 		idle = 0
@@ -295,8 +301,16 @@ func (s *Shard) deliver(l *channelLocal) {
 	}
 	if c.q.ring.Len() > 0 {
 		s.b.wake(c, s)
+		s.b.kickRefill(c.q)
+		return
 	}
-	s.b.kickRefill(c.q)
+	s.drained(l)
+}
+
+// drained is called when a channel's ring has run empty.
+func (s *Shard) drained(l *channelLocal) {
+	s.b.kickRefill(l.c.q)
+	s.trimLater(l)
 }
 
 // send puts messages in flight and their frames into the subscriber's output.
@@ -331,6 +345,7 @@ func (s *Shard) send(sub *Subscriber, refs []block.Ref) {
 		sub.table.put(id, i)
 		sub.inFlight++
 		sub.sent++
+		sub.lastSize = len(frame)
 		l.inFlightCount++
 	}
 	s.touch(l)

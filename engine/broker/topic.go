@@ -29,13 +29,13 @@ type Topic struct {
 	mu      sync.Mutex // guards changes of view, channels and pumping
 	paused  atomic.Bool
 	pumping bool
+	opening bool // paused by Open until a Restore; only before the loops run
 }
 
 // view is what publishers need, all of it from one instant.
 type view struct {
 	channels []*Channel // sorted by name
-	hold     *queue     // not nil: messages wait here
-	gate     *gate      // counts what is in hold; there with it
+	hold     *queue     // not nil: messages wait here, counted by its gate
 }
 
 // gate counts the messages in a paused topic's hold queue, in the pump's hand
@@ -92,24 +92,33 @@ func (t *Topic) Channel(name string) (*Channel, error) {
 	}
 	v := *t.view.Load()
 	c := t.newChannel(name)
-	if len(v.channels) == 0 && !t.paused.Load() {
+	inherit := len(v.channels) == 0 && !t.paused.Load()
+	if inherit && (t.ephemeral || !c.ephemeral) {
 		c.q = v.hold
+<<<<<<< HEAD
 		c.q.ephemeral = c.ephemeral || t.ephemeral
 		kept, _ := c.q.depth()
 		c.messages.Store(uint64(kept))
 		v.hold, v.gate = nil, nil
+=======
+		v.hold = nil
+		c.q.owner.Store(c) // before the rename: see queue.open
+>>>>>>> btest
 		if !t.ephemeral {
 			t.writer.submit(job{run: func(*mmapqueue.Backlog) { c.q.rename(t.b, name) }})
 		}
 	} else {
 		c.q = new(queue)
 		c.q.init(t.b, c.ephemeral || t.ephemeral)
+		c.q.owner.Store(c)
 	}
-	c.q.owner.Store(c)
 	v.channels = slices.Clone(v.channels)
 	v.channels = append(v.channels, c)
 	slices.SortFunc(v.channels, func(a, b *Channel) int { return strings.Compare(a.name, b.name) })
 	t.view.Store(&v)
+	if inherit && v.hold != nil {
+		t.letGoLocked() // an ephemeral channel's queue has no backlog: what was kept is copied
+	}
 	t.b.changed(t.ephemeral || c.ephemeral)
 	return c, nil
 }
@@ -151,71 +160,97 @@ func (t *Topic) SetPaused(paused bool) {
 	v := *t.view.Load()
 	switch {
 	case paused && v.hold == nil:
-		v.hold, v.gate = t.newQueue(), new(gate)
+		v.hold = t.newQueue()
 		t.view.Store(&v)
-	case !paused && len(v.channels) > 0:
-		t.startPumpLocked()
+	case !paused && len(v.channels) > 0 && v.hold != nil:
+		t.letGoLocked()
 	}
 	t.b.changed(t.ephemeral)
 }
 
-func (t *Topic) startPumpLocked() {
-	if !t.pumping {
+// letGoLocked ends the holding back: at once if nothing is held, else through
+// the pump.
+func (t *Topic) letGoLocked() {
+	if !t.pumping && !t.closeGateLocked() {
 		t.pumping = true
 		t.b.helpers.Go(t.pump)
 	}
 }
 
+// closeGateLocked sends publishers straight to the channels if the hold queue is
+// empty, and reports whether it was.
+func (t *Topic) closeGateLocked() bool {
+	v := *t.view.Load()
+	hold := v.hold
+	if !hold.gate.count.CompareAndSwap(0, gateClosed) {
+		return false
+	}
+	v.hold = nil
+	t.view.Store(&v)
+	hold.ring.Trim()
+	if hold.taken.Load() > 0 && !hold.ephemeral {
+		// The cursor would count as one more that wants every message. Behind
+		// the gate is nobody, and the next hold queue's batches come later.
+		t.writer.submit(job{run: func(*mmapqueue.Backlog) { hold.end(t.b) }})
+	}
+	return true
+}
+
 // pump moves what a pause has kept to the channels. It ends when the hold queue
-// is empty, or when the topic is paused again or deleted.
+// is empty, or when the topic is paused again, loses its last channel or is
+// deleted.
 func (t *Topic) pump() {
-	var refs [256]block.Ref
 	for {
-		v := t.view.Load()
-		if t.paused.Load() || t.exiting.Load() || v.hold == nil || t.b.closing.Load() {
-			t.mu.Lock()
-			t.pumping = false
-			again := !t.paused.Load() && !t.exiting.Load() && t.view.Load().hold != nil && !t.b.closing.Load()
-			if again {
-				t.pumping = true
-			}
-			t.mu.Unlock()
-			if again {
-				continue
-			}
+		hold, moved := t.pumpStep()
+		if hold == nil {
 			return
 		}
-		n := v.hold.ring.TryPop(refs[:])
-		if n > 0 {
-			t.b.foreign.fanout(t, &view{channels: v.channels}, refs[:n])
-			v.gate.count.Add(-int64(n))
-			continue
-		}
-		if v.hold.outstanding.Load() > 0 {
+		if !moved && hold.outstanding.Load() > 0 {
 			t.writer.wait()
-			if v.hold.refillStep(t.b) == 0 {
+			if hold.refillStep(t.b) == 0 {
 				time.Sleep(time.Millisecond) // a failing disk, or a refiller at work
 			}
-			continue
 		}
-		t.mu.Lock()
-		if v.gate.count.CompareAndSwap(0, gateClosed) {
-			now := *t.view.Load()
-			now.hold, now.gate = nil, nil
-			t.view.Store(&now)
-		}
-		t.mu.Unlock()
 	}
 }
 
-// Empty drops what the topic itself keeps; its channels stay as they are.
-func (t *Topic) Empty() {
+// pumpStep moves one batch. It holds mu, so that it never uses a view that was
+// replaced; it does not wait. No queue is returned when the pump is to end.
+func (t *Topic) pumpStep() (hold *queue, moved bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if v := t.view.Load(); v.hold != nil {
-		n := v.hold.empty(t.b.pool)
-		if v.gate != nil {
-			v.gate.count.Add(-int64(n))
-		}
+	v := t.view.Load()
+	if t.paused.Load() || t.exiting.Load() || v.hold == nil || len(v.channels) == 0 || t.b.closing.Load() {
+		t.pumping = false
+		return nil, false
 	}
+	var refs [256]block.Ref
+	n := v.hold.ring.TryPop(refs[:])
+	if n == 0 {
+		if t.closeGateLocked() {
+			t.pumping = false
+			return nil, false
+		}
+		return v.hold, false
+	}
+	t.b.foreign.fanout(t, &view{channels: v.channels}, refs[:n])
+	v.hold.taken.Add(-uint64(n))
+	v.hold.gate.count.Add(-int64(n))
+	t.b.kickRefill(v.hold)
+	return v.hold, true
+}
+
+// Empty drops what the topic itself keeps; its channels stay as they are. It
+// must not be called on a loop.
+func (t *Topic) Empty() {
+	t.writer.inOrder(func(*mmapqueue.Backlog) {
+		t.mu.Lock()
+		hold := t.view.Load().hold
+		t.mu.Unlock()
+		if hold != nil {
+			n := hold.empty(t.b.pool)
+			hold.taken.Add(-uint64(n))
+			hold.gate.count.Add(-int64(n))
+		}
+	})
 }

@@ -27,6 +27,7 @@ const (
 	kindInFlight      // owner is a subscriber's index
 	kindDeferred      // owner is a channel's local index
 	kindTimer         // owner is the caller's token
+	kindTrim          // owner is a channel's local index
 )
 
 // entry is one thing with a due time: a message in flight, a deferred message
@@ -55,7 +56,6 @@ type wheel struct {
 	live int    // entries in use
 	tick int64  // every tick up to and including this one has been served
 	used [wheelLevels][wheelSlots / 64]uint64
-	due  []uint32 // scratch of advance
 }
 
 func (w *wheel) init(nowNs int64) {
@@ -87,9 +87,14 @@ func (w *wheel) release(i uint32) {
 // add puts entry i into the slot of its due time. What is due already goes into
 // the next tick.
 func (w *wheel) add(i uint32) {
+	w.place(i, w.tick+1)
+}
+
+// place puts entry i into the slot of its due time, but not before tick first.
+func (w *wheel) place(i uint32, first int64) {
 	e := &w.slab[i]
 	// Round up: never early, at most one tick late.
-	at := max((e.dueNs+tickNs-1)/tickNs, w.tick+1)
+	at := max((e.dueNs+tickNs-1)/tickNs, first)
 	at = min(at, w.tick+tickMax)
 	level, rest := 0, at^w.tick
 	for rest >= wheelSlots && level < wheelLevels-1 {
@@ -166,8 +171,7 @@ func (w *wheel) advance(nowNs int64, limit int, fire func(i uint32)) bool {
 			w.tick = target
 			return true
 		}
-		w.tick = next - 1
-		w.tick++
+		w.tick = next
 		for level := wheelLevels - 1; level > 0; level-- {
 			if w.tick&(1<<(level*wheelBits)-1) == 0 {
 				w.cascade(level)
@@ -188,35 +192,27 @@ func (w *wheel) cascade(level int) {
 	slot := uint32(w.tick>>(level*wheelBits)) & wheelMask
 	head := uint32(level*wheelSlots) + slot
 	w.used[level][slot/64] &^= 1 << (slot % 64)
-	w.tick-- // entries due at this very tick must land in it
 	for i := w.slab[head].next; i != head; {
 		next := w.slab[i].next
 		w.remove(i)
-		w.add(i)
+		w.place(i, w.tick) // what is due at this very tick is served with it
 		i = next
 	}
-	w.tick++
 }
 
-// serve fires the current tick's slot.
+// serve fires the current tick's slot. It takes entries out one by one, because
+// fire may stop a timer that is due at the same tick.
 func (w *wheel) serve(limit int, fire func(i uint32)) (n int) {
-	slot := uint32(w.tick) & wheelMask
-	head := slot
-	if w.used[0][slot/64]&(1<<(slot%64)) == 0 {
-		return 0
-	}
-	w.due = w.due[:0]
-	for i := w.slab[head].next; i != head && len(w.due) < limit; i = w.slab[i].next {
-		w.due = append(w.due, i)
-	}
-	if len(w.due) < limit {
-		w.used[0][slot/64] &^= 1 << (slot % 64)
-	}
-	for _, i := range w.due {
+	head := uint32(w.tick) & wheelMask
+	for n < limit {
+		i := w.slab[head].next
+		if i == head {
+			w.used[0][head/64] &^= 1 << (head % 64)
+			break
+		}
 		w.remove(i)
-	}
-	for _, i := range w.due {
 		fire(i)
+		n++
 	}
-	return len(w.due)
+	return n
 }

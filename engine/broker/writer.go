@@ -1,7 +1,6 @@
 package broker
 
 import (
-	"slices"
 	"sync"
 
 	"github.com/zsqio/zsq/internal/block"
@@ -16,13 +15,12 @@ type job struct {
 	want []want
 	due  []int64                      // wall ns, or nil: deferred messages being saved
 	done *ticket                      // nil: nobody waits
-	run  func(log *mmapqueue.Backlog) // instead of a batch: an operation in order with the batches
+	run  func(log *mmapqueue.Backlog) // instead of a batch: an operation in order with the batches; log is nil if it cannot be opened
 }
 
 // want says that queue q needs the batch from index from on.
 type want struct {
 	q    *queue
-	name string // its cursor
 	from int
 }
 
@@ -43,6 +41,8 @@ type writer struct {
 	idle    sync.Cond
 	jobs    []job
 	running bool
+	given   uint64             // jobs submitted
+	done    uint64             // jobs finished
 	log     *mmapqueue.Backlog // writer goroutine only, once running
 	recs    []mmapqueue.Record
 }
@@ -55,6 +55,7 @@ func (w *writer) init(b *Broker, dir string) {
 func (w *writer) submit(j job) {
 	w.mu.Lock()
 	w.jobs = append(w.jobs, j)
+	w.given++
 	start := !w.running
 	w.running = true
 	w.mu.Unlock()
@@ -66,10 +67,20 @@ func (w *writer) submit(j job) {
 // wait returns when every job submitted so far has been done.
 func (w *writer) wait() {
 	w.mu.Lock()
-	for w.running {
+	defer w.mu.Unlock()
+	for given := w.given; w.done < given; {
 		w.idle.Wait()
 	}
-	w.mu.Unlock()
+}
+
+// inOrder runs f behind every job submitted so far and returns when it has run.
+func (w *writer) inOrder(f func(log *mmapqueue.Backlog)) {
+	done := make(chan struct{})
+	w.submit(job{run: func(log *mmapqueue.Backlog) {
+		f(log)
+		close(done)
+	}})
+	<-done
 }
 
 func (w *writer) loop() {
@@ -78,9 +89,11 @@ func (w *writer) loop() {
 	var jobs []job
 	for {
 		w.mu.Lock()
+		w.done += uint64(len(jobs))
+		w.idle.Broadcast()
 		if len(w.jobs) == 0 {
 			w.running = false
-			w.idle.Broadcast()
+			w.jobs, w.recs = nil, nil // an idle topic holds no memory
 			w.mu.Unlock()
 			return
 		}
@@ -107,9 +120,10 @@ func (w *writer) open() error {
 func (w *writer) do(j *job) {
 	err := w.open()
 	if j.run != nil {
-		if err == nil {
-			j.run(w.log)
+		if err != nil {
+			w.b.diskFailed(err)
 		}
+		j.run(w.log)
 		return
 	}
 	if err == nil {
@@ -128,16 +142,9 @@ func (w *writer) do(j *job) {
 // in memory must not meet the message a second time on disk.
 func (w *writer) write(j *job) error {
 	for _, n := range j.want {
-		n.q.mu.Lock()
-		if n.q.cursor == nil {
-			c, err := w.log.Cursor(n.name)
-			if err != nil {
-				n.q.mu.Unlock()
-				return err
-			}
-			n.q.cursor = c
+		if err := n.q.open(w.log); err != nil {
+			return err
 		}
-		n.q.mu.Unlock()
 	}
 	same := len(j.want) == len(w.log.Names())
 	for _, n := range j.want {
@@ -153,6 +160,27 @@ func (w *writer) write(j *job) error {
 		w.records(j, mmapqueue.KindPut, n.q.cursor.ID(), n.from)
 	}
 	return w.log.Append(w.recs)
+}
+
+// open makes sure that the queue has a cursor. A queue that a channel has
+// inherited from its topic goes by the channel's name from then on, even for
+// publishers that still see it as the topic's.
+func (q *queue) open(log *mmapqueue.Backlog) error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.cursor != nil {
+		return nil
+	}
+	name := ""
+	if c := q.owner.Load(); c != nil {
+		name = c.name
+	}
+	c, err := log.Cursor(name)
+	if err != nil {
+		return err
+	}
+	q.cursor = c
+	return nil
 }
 
 func (w *writer) records(j *job, k mmapqueue.Kind, cursor uint32, from int) {
@@ -178,15 +206,17 @@ func (w *writer) settle(j *job, err error) {
 		refs := j.refs[n.from:]
 		switch {
 		case err != nil && j.done == nil:
-			n.q.giveBack(slices.Clone(refs))
+			n.q.giveBack(w.b.pool, refs)
 		default:
 			if err != nil {
 				n.q.outstanding.Add(-int64(len(refs)))
+				n.q.gate.count.Add(-int64(len(refs)))
 			}
 			for _, r := range refs {
 				w.b.pool.Release(r.Chunk, 1)
 			}
 		}
+		n.q.inWriter.Add(-int64(len(refs)))
 		w.b.kickRefill(n.q)
 	}
 	clear(w.recs)
