@@ -95,15 +95,8 @@ func (t *Topic) Channel(name string) (*Channel, error) {
 	inherit := len(v.channels) == 0 && !t.paused.Load()
 	if inherit && (t.ephemeral || !c.ephemeral) {
 		c.q = v.hold
-<<<<<<< HEAD
-		c.q.ephemeral = c.ephemeral || t.ephemeral
-		kept, _ := c.q.depth()
-		c.messages.Store(uint64(kept))
-		v.hold, v.gate = nil, nil
-=======
 		v.hold = nil
 		c.q.owner.Store(c) // before the rename: see queue.open
->>>>>>> btest
 		if !t.ephemeral {
 			t.writer.submit(job{run: func(*mmapqueue.Backlog) { c.q.rename(t.b, name) }})
 		}
