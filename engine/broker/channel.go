@@ -63,12 +63,16 @@ func (c *Channel) SetPaused(paused bool) {
 // returns after every loop has done its part, and must not be called on a loop.
 func (c *Channel) Empty() {
 	b := c.topic.b
+	queue := func(*mmapqueue.Backlog) { c.q.empty(b.pool) }
+	// The queue goes first, or the subscribers would be given what is in it as
+	// soon as their hands are empty; and last, for what a loop had in hand.
+	c.topic.writer.inOrder(queue)
 	b.onAll(func(s *Shard) {
 		if l := c.locals[s.index].Load(); l != nil {
 			s.emptyLocal(l)
 		}
 	})
-	c.topic.writer.inOrder(func(*mmapqueue.Backlog) { c.q.empty(b.pool) })
+	c.topic.writer.inOrder(queue)
 }
 
 // delete ends the channel after it has left the topic's view. It returns when
