@@ -65,11 +65,3 @@ func copyTo(a *block.Arena, pool *block.Pool, r block.Ref) block.Ref {
 	to.Aux = r.Aux & auxAttempts
 	return to
 }
-
-func bodySize(r block.Ref) int {
-	n := int(r.Len) - wire.MessageHeaderSize
-	if r.Aux&auxDue != 0 {
-		n -= dueSize
-	}
-	return n
-}

@@ -34,6 +34,11 @@ func (s *Shard) Publish(t *Topic, p *Publisher, body []byte, dueNs int64) error 
 		return ErrExiting
 	}
 	l := &t.locals[s.index]
+	if !l.queued {
+		l.queued = true
+		l.batch = s.takeBatch()
+		s.topics = append(s.topics, t)
+	}
 	if dueNs != 0 {
 		dueNs += s.wallNs - s.nowNs
 		l.batch = append(l.batch, store(s.cold, s.ids.take(&s.b.ids), s.wallNs, dueNs, body))
@@ -41,10 +46,6 @@ func (s *Shard) Publish(t *Topic, p *Publisher, body []byte, dueNs int64) error 
 		l.batch = append(l.batch, store(s.arena, s.ids.take(&s.b.ids), s.wallNs, 0, body))
 	}
 	l.bytes += uint64(len(body))
-	if !l.queued {
-		l.queued = true
-		s.topics = append(s.topics, t)
-	}
 	if p.last != t || p.round != s.round {
 		p.last, p.round = t, s.round
 		p.pending++
@@ -77,10 +78,8 @@ func (s *Shard) flushPublishes() {
 			p.settle(err)
 		}
 		clear(l.waiters)
-		l.batch, l.waiters, l.bytes, l.queued = l.batch[:0], l.waiters[:0], 0, false
-		if cap(l.batch) > batchKeep {
-			l.batch = nil
-		}
+		s.keepBatch(l.batch)
+		l.batch, l.waiters, l.bytes, l.queued = nil, l.waiters[:0], 0, false
 	}
 	clear(s.topics)
 	s.topics = s.topics[:0]
@@ -93,8 +92,29 @@ func (s *Shard) flushPublishes() {
 	s.publishers = s.publishers[:0]
 }
 
-// batchKeep is the largest batch whose memory a topic keeps for the next round.
-const batchKeep = 4096
+// Batches live for a round. Their memory goes from topic to topic, so that an
+// idle topic holds none, and a busy one does not grow a new slice each round.
+const (
+	batchKeep  = 1 << 16 // messages; a longer batch is left to the collector
+	batchesMax = 16
+)
+
+func (s *Shard) takeBatch() []block.Ref {
+	n := len(s.spare)
+	if n == 0 {
+		return nil
+	}
+	b := s.spare[n-1]
+	s.spare[n-1] = nil
+	s.spare = s.spare[:n-1]
+	return b
+}
+
+func (s *Shard) keepBatch(b []block.Ref) {
+	if len(s.spare) < batchesMax && cap(b) <= batchKeep {
+		s.spare = append(s.spare, b[:0])
+	}
+}
 
 func (p *Publisher) settle(err error) {
 	p.pending--

@@ -27,8 +27,9 @@ type Shard struct {
 	wheel wheel
 	rng   *rand.Rand
 
-	topics     []*Topic     // with a batch in this round
-	publishers []*Publisher // that published in this round
+	topics     []*Topic      // with a batch in this round
+	spare      [][]block.Ref // batches without messages
+	publishers []*Publisher  // that published in this round
 	looks      []*channelLocal
 	touched    []*channelLocal // counters to be published
 	locals     []*channelLocal // by index; nil where freed
@@ -210,11 +211,15 @@ func (s *Shard) flushBack() {
 		}
 		s.b.putLoose(l.c, l.back, s, s.b.pool.Over())
 		l.back = l.back[:0]
-		if cap(l.back) > batchKeep {
+		if cap(l.back) > backKeep {
 			l.back = nil
 		}
 	}
 }
+
+// backKeep is the longest list of returned messages whose memory a channel
+// keeps.
+const backKeep = 4096
 
 // AddTimer asks for timer(token) at dueNs. It returns a handle for StopTimer.
 func (s *Shard) AddTimer(dueNs int64, token uint32) uint32 {
