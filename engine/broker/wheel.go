@@ -87,9 +87,14 @@ func (w *wheel) release(i uint32) {
 // add puts entry i into the slot of its due time. What is due already goes into
 // the next tick.
 func (w *wheel) add(i uint32) {
+	w.place(i, w.tick+1)
+}
+
+// place puts entry i into the slot of its due time, but not before tick first.
+func (w *wheel) place(i uint32, first int64) {
 	e := &w.slab[i]
 	// Round up: never early, at most one tick late.
-	at := max((e.dueNs+tickNs-1)/tickNs, w.tick+1)
+	at := max((e.dueNs+tickNs-1)/tickNs, first)
 	at = min(at, w.tick+tickMax)
 	level, rest := 0, at^w.tick
 	for rest >= wheelSlots && level < wheelLevels-1 {
@@ -166,8 +171,7 @@ func (w *wheel) advance(nowNs int64, limit int, fire func(i uint32)) bool {
 			w.tick = target
 			return true
 		}
-		w.tick = next - 1
-		w.tick++
+		w.tick = next
 		for level := wheelLevels - 1; level > 0; level-- {
 			if w.tick&(1<<(level*wheelBits)-1) == 0 {
 				w.cascade(level)
@@ -188,14 +192,12 @@ func (w *wheel) cascade(level int) {
 	slot := uint32(w.tick>>(level*wheelBits)) & wheelMask
 	head := uint32(level*wheelSlots) + slot
 	w.used[level][slot/64] &^= 1 << (slot % 64)
-	w.tick-- // entries due at this very tick must land in it
 	for i := w.slab[head].next; i != head; {
 		next := w.slab[i].next
 		w.remove(i)
-		w.add(i)
+		w.place(i, w.tick) // what is due at this very tick is served with it
 		i = next
 	}
-	w.tick++
 }
 
 // serve fires the current tick's slot. It takes entries out one by one, because
