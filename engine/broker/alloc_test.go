@@ -1,0 +1,96 @@
+package broker
+
+import (
+	"testing"
+	"time"
+
+	"github.com/zsqio/zsq/internal/invariant"
+	"github.com/zsqio/zsq/internal/wire"
+)
+
+// steady is one shard that publishes, delivers and finishes.
+type steady struct {
+	b    *Broker
+	t    *Topic
+	p    Publisher
+	sub  *Subscriber
+	out  []byte
+	ids  []uint64
+	body []byte
+	now  int64
+}
+
+func (*steady) Accepted(error) {}
+func (*steady) Wake(int)       {}
+func (*steady) Do(int, func()) {}
+func (*steady) Full() bool     { return false }
+func (*steady) Kick()          {}
+func (s *steady) round(n int) {
+	sh := s.b.shards[0]
+	s.now += int64(50 * time.Microsecond)
+	sh.Begin(s.now, s.now)
+	sh.Advance()
+	for _, id := range s.ids {
+		if err := sh.Finish(s.sub, id); err != nil {
+			panic(err)
+		}
+	}
+	s.ids = s.ids[:0]
+	for range n {
+		if err := sh.Publish(s.t, &s.p, s.body, 0); err != nil {
+			panic(err)
+		}
+	}
+	s.out = s.out[:0]
+	sh.EndRound()
+	for b := s.out; len(b) > 0; b = b[wire.MessageHeaderSize+len(s.body):] {
+		id, _ := wire.FrameID(b)
+		s.ids = append(s.ids, id)
+	}
+}
+
+func (s *steady) Reserve(n int) []byte {
+	at := len(s.out)
+	s.out = s.out[:at+n]
+	return s.out[at:]
+}
+
+func newSteady(tb testing.TB) *steady {
+	s := &steady{body: make([]byte, 200), out: make([]byte, 0, 1<<20)}
+	s.b = New(Options{Shards: 1, MemQueueSize: 10_000, DataPath: tb.TempDir(), MaxMsgTimeout: int64(time.Hour), Wall: func() int64 { return s.now }, Waker: s}, 1)
+	sh := s.b.shards[0]
+	sh.Start(1, 1, func(uint32) {})
+	s.p.Waiter = s
+	s.t, _ = s.b.Topic("t")
+	c, err := s.t.Channel("c")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	if s.sub, err = sh.Subscribe(c, s, int64(time.Minute), 0); err != nil {
+		tb.Fatal(err)
+	}
+	s.sub.SetReady(2500)
+	for range 20_000 { // warm: tables, slabs and batches have their sizes
+		s.round(64)
+	}
+	return s
+}
+
+func TestSteadyStateAllocatesNothing(t *testing.T) {
+	if invariant.Enabled {
+		t.Skip("checks allocate")
+	}
+	s := newSteady(t)
+	if n := testing.AllocsPerRun(200, func() { s.round(64) }); n != 0 {
+		t.Errorf("%v allocations per round of 64 messages, want 0", n)
+	}
+}
+
+func BenchmarkSteadyState(b *testing.B) {
+	s := newSteady(b)
+	b.ReportAllocs()
+	b.ResetTimer()
+	for n := 0; n < b.N; n += 64 {
+		s.round(64)
+	}
+}

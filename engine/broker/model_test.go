@@ -1,0 +1,507 @@
+package broker
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"runtime"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/zsqio/zsq/internal/invariant"
+	"github.com/zsqio/zsq/internal/wire"
+)
+
+// world drives a broker's shards from one goroutine: a seed says which loop has
+// its turn. Only writers, refillers and pumps are goroutines of their own.
+type world struct {
+	t     *testing.T
+	seed  uint64
+	rng   *rand.Rand
+	b     *Broker
+	now   int64
+	mu    sync.Mutex
+	woken []bool
+	calls [][]func()
+	prods []*producer
+	cons  []*consumer
+	log   []delivery
+	errs  int
+}
+
+const wallOffset = int64(1_700_000_000_000_000_000)
+
+func (w *world) Wake(i int) { w.mu.Lock(); w.woken[i] = true; w.mu.Unlock() }
+
+func (w *world) Do(i int, f func()) {
+	w.mu.Lock()
+	w.calls[i] = append(w.calls[i], f)
+	w.mu.Unlock()
+}
+
+func newWorld(t *testing.T, seed uint64, shards, mem int, dir string, mark uint64) *world {
+	w := &world{t: t, seed: seed, rng: rand.New(rand.NewPCG(seed, 7)), now: int64(time.Hour)}
+	w.woken, w.calls = make([]bool, shards), make([][]func(), shards)
+	w.b = New(Options{
+		Shards: shards, MemQueueSize: mem, DataPath: dir, MaxMsgTimeout: int64(time.Hour),
+		Wall: func() int64 { return w.now + wallOffset }, Waker: w,
+	}, mark)
+	for _, s := range w.b.shards {
+		s.Start(w.now, w.now+wallOffset, func(uint32) {})
+	}
+	return w
+}
+
+func (w *world) fatal(format string, args ...any) {
+	w.t.Helper()
+	w.t.Fatalf("seed %d: %s", w.seed, fmt.Sprintf(format, args...))
+}
+
+// round runs one round of shard i with f in it. A closed loop of rounds without
+// f is how the world lets things happen.
+func (w *world) round(i int, f func(s *Shard)) {
+	s := w.b.shards[i]
+	s.Begin(w.now, w.now+wallOffset)
+	w.mu.Lock()
+	woken, calls := w.woken[i], w.calls[i]
+	w.woken[i], w.calls[i] = false, nil
+	w.mu.Unlock()
+	for _, call := range calls {
+		call()
+	}
+	if woken {
+		s.Woken()
+	}
+	s.Advance()
+	if f != nil {
+		f(s)
+	}
+	s.EndRound()
+}
+
+// settle runs rounds until done.
+func (w *world) settle(what string, done func() bool) {
+	w.t.Helper()
+	for range 2_000_000 {
+		for i := range w.b.shards {
+			w.mu.Lock()
+			due := w.woken[i] || len(w.calls[i]) > 0
+			w.mu.Unlock()
+			if due {
+				w.round(i, nil)
+			}
+		}
+		if done() {
+			return
+		}
+		runtime.Gosched()
+	}
+	w.fatal("never: %s", what)
+}
+
+// blocking runs f, which waits for loops, beside the rounds it needs.
+func (w *world) blocking(what string, f func()) {
+	w.t.Helper()
+	done := make(chan struct{})
+	go func() { f(); close(done) }()
+	w.settle(what, func() bool {
+		select {
+		case <-done:
+			return true
+		default:
+			return false
+		}
+	})
+}
+
+func (w *world) quiet() bool {
+	for i := range w.woken {
+		w.mu.Lock()
+		due := w.woken[i] || len(w.calls[i]) > 0
+		w.mu.Unlock()
+		if due {
+			return false
+		}
+	}
+	for _, t := range w.b.Topics() {
+		t.writer.mu.Lock()
+		running := t.writer.running
+		t.writer.mu.Unlock()
+		t.mu.Lock()
+		pumping := t.pumping
+		t.mu.Unlock()
+		for _, c := range t.Channels() {
+			running = running || c.q.refilling.Load()
+		}
+		if running || pumping || t.hold().refilling.Load() {
+			return false
+		}
+	}
+	return true
+}
+
+// producer publishes numbered bodies: producer 4 | sequence 4.
+type producer struct {
+	w     *world
+	index uint32
+	shard int
+	seq   uint32
+	pub   Publisher
+	owed  bool
+}
+
+func (p *producer) Accepted(err error) {
+	p.owed = false
+	if err != nil {
+		p.w.errs++
+	}
+}
+
+func (w *world) producer(shard int) *producer {
+	p := &producer{w: w, index: uint32(len(w.prods)), shard: shard}
+	p.pub.Waiter = p
+	w.prods = append(w.prods, p)
+	return p
+}
+
+func (p *producer) publish(s *Shard, t *Topic, n int, dueNs int64) {
+	for range n {
+		if err := s.Publish(t, &p.pub, body(p.index, p.seq), dueNs); err != nil {
+			p.w.fatal("publish: %v", err)
+		}
+		p.owed = true
+		p.seq++
+	}
+}
+
+func body(producer, seq uint32) []byte {
+	b := binary.BigEndian.AppendUint32(nil, producer)
+	return binary.BigEndian.AppendUint32(b, seq)
+}
+
+// consumer is a sink that looks at what it got when the round is over.
+type consumer struct {
+	w      *world
+	shard  int
+	sub    *Subscriber
+	full   bool
+	kicked bool
+	hold   []uint64 // ids in flight
+	got    func(c *consumer, key uint64, attempts uint16)
+}
+
+func (c *consumer) Reserve(n int) []byte {
+	b := make([]byte, n)
+	c.w.log = append(c.w.log, delivery{c, b})
+	return b
+}
+func (c *consumer) Full() bool { return c.full }
+func (c *consumer) Kick()      { c.kicked = true }
+
+// drain looks at what all consumers got, in the order of the deliveries.
+func (w *world) drain() {
+	for _, d := range w.log {
+		id, _ := wire.FrameID(d.frame)
+		d.c.hold = append(d.c.hold, id)
+		d.c.got(d.c, binary.BigEndian.Uint64(wire.FrameBody(d.frame)), wire.FrameAttempts(d.frame))
+	}
+	w.log = w.log[:0]
+}
+
+type delivery struct {
+	c     *consumer
+	frame []byte
+}
+
+func (w *world) consumer(ch *Channel, shard int, ready int64, got func(c *consumer, key uint64, attempts uint16)) *consumer {
+	c := &consumer{w: w, shard: shard, got: got}
+	w.round(shard, func(s *Shard) {
+		sub, err := s.Subscribe(ch, c, int64(time.Minute), 0)
+		if err != nil {
+			w.fatal("subscribe: %v", err)
+		}
+		c.sub = sub
+		sub.SetReady(ready)
+	})
+	w.drain()
+	w.cons = append(w.cons, c)
+	return c
+}
+
+// books is what one channel was given and has delivered.
+type books struct {
+	seen     map[uint64]int
+	causes   map[uint64]int // requeues and time-outs: further deliveries allowed
+	last     map[uint64]int64
+	deferred map[uint64]bool
+}
+
+func TestModel(t *testing.T) {
+	seeds := uint64(24)
+	for seed := range seeds {
+		for _, mem := range []int{0, 1, 8, 1000} {
+			runModel(t, seed*4+uint64(mem%7), mem)
+		}
+	}
+}
+
+func runModel(t *testing.T, seed uint64, mem int) {
+	shards := 1 + int(seed%3)
+	w := newWorld(t, seed, shards, mem, t.TempDir(), 1)
+	topic, err := w.b.Topic("t")
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := map[string]*books{}
+	lossy := map[string]bool{}
+	channel := func(name string) *Channel {
+		ch, err := topic.Channel(name)
+		if err != nil {
+			w.fatal("channel: %v", err)
+		}
+		if all[name] == nil {
+			all[name] = &books{map[uint64]int{}, map[uint64]int{}, map[uint64]int64{}, map[uint64]bool{}}
+		}
+		return ch
+	}
+	deferred := map[uint64]bool{}
+	got := func(c *consumer, key uint64, attempts uint16) {
+		k := all[c.sub.Channel().Name()]
+		k.seen[key]++
+		if k.seen[key] > 1+k.causes[key] {
+			w.fatal("mem %d: message %x came %d times, %d causes", mem, key, k.seen[key], k.causes[key])
+		}
+		if int(attempts) != k.seen[key] {
+			w.fatal("mem %d: message %x: attempt %d at delivery %d", mem, key, attempts, k.seen[key])
+		}
+		if attempts == 1 && !deferred[key] && shards == 1 {
+			if last, ok := k.last[key>>32]; ok && int64(key&(1<<32-1)) < last {
+				w.fatal("mem %d: producer %d: %d after %d", mem, key>>32, key&(1<<32-1), last)
+			}
+			k.last[key>>32] = int64(key & (1<<32 - 1))
+		}
+	}
+	keys := map[*consumer]map[uint64]uint64{}
+	record := func(c *consumer, key uint64, attempts uint16) {
+		if keys[c] == nil {
+			keys[c] = map[uint64]uint64{}
+		}
+		keys[c][c.hold[len(c.hold)-1]] = key
+		got(c, key, attempts)
+	}
+	for i := range 3 {
+		w.producer(i % shards)
+	}
+	check := func() {
+		for _, ch := range topic.Channels() {
+			if !w.quiet() {
+				return
+			}
+			if _, err := ch.Places(); err != nil {
+				w.fatal("mem %d: channel %s: %v", mem, ch.Name(), err)
+			}
+		}
+	}
+	names := []string{"a", "b"}
+	for range 400 {
+		switch op := w.rng.IntN(20); op {
+		case 0, 1, 2, 3, 4:
+			p := w.prods[w.rng.IntN(len(w.prods))]
+			if p.owed {
+				break
+			}
+			due := int64(0)
+			if w.rng.IntN(6) == 0 {
+				due = w.now + 1 + w.rng.Int64N(int64(3*time.Minute))
+			}
+			n := 1 + w.rng.IntN(30)
+			if due != 0 {
+				for i := range n {
+					deferred[uint64(p.index)<<32|uint64(p.seq+uint32(i))] = true
+				}
+			}
+			w.round(p.shard, func(s *Shard) { p.publish(s, topic, n, due) })
+		case 5:
+			name := names[w.rng.IntN(2)]
+			if len(w.cons) < 6 {
+				w.consumer(channel(name), w.rng.IntN(shards), int64(w.rng.IntN(40)), record)
+			}
+		case 6:
+			if len(w.cons) > 0 {
+				i := w.rng.IntN(len(w.cons))
+				c := w.cons[i]
+				w.round(c.shard, func(s *Shard) { s.Unsubscribe(c.sub) })
+				w.drain()
+				for _, id := range c.hold { // they will time out
+					all[c.sub.Channel().Name()].causes[keys[c][id]]++
+				}
+				w.cons = append(w.cons[:i], w.cons[i+1:]...)
+			}
+		case 7, 8:
+			if len(w.cons) > 0 {
+				c := w.cons[w.rng.IntN(len(w.cons))]
+				n := int64(w.rng.IntN(60))
+				w.round(c.shard, func(*Shard) { c.sub.SetReady(n) })
+			}
+		case 9, 10, 11, 12, 13:
+			if len(w.cons) == 0 {
+				break
+			}
+			c := w.cons[w.rng.IntN(len(w.cons))]
+			w.drain()
+			k := all[c.sub.Channel().Name()]
+			hold := c.hold
+			c.hold = nil
+			w.round(c.shard, func(s *Shard) {
+				for _, id := range hold {
+					var err error
+					switch r := w.rng.IntN(10); {
+					case r < 5:
+						err = s.Finish(c.sub, id)
+					case r == 5:
+						if err = s.Requeue(c.sub, id, 0); err == nil {
+							k.causes[keys[c][id]]++
+						}
+					case r == 6:
+						if err = s.Requeue(c.sub, id, 1+w.rng.Int64N(int64(time.Minute))); err == nil {
+							k.causes[keys[c][id]]++
+						}
+					case r == 7:
+						err = s.Touch(c.sub, id)
+						c.hold = append(c.hold, id)
+					default:
+						c.hold = append(c.hold, id)
+					}
+					if err != nil && !errors.Is(err, ErrNotInFlight) && !errors.Is(err, ErrNotOwner) {
+						w.fatal("answer: %v", err)
+					}
+				}
+			})
+		case 14:
+			w.now += w.rng.Int64N(int64(40 * time.Second))
+			// Whatever is held may have timed out.
+			for i := range w.b.shards {
+				for _, c := range w.cons {
+					if c.shard == i {
+						w.drain()
+						k := all[c.sub.Channel().Name()]
+						for id := range keys[c] {
+							if e := c.sub.table.get(id); e != 0 && w.b.shards[i].wheel.slab[e].dueNs <= w.now {
+								k.causes[keys[c][id]]++
+							}
+						}
+					}
+				}
+				w.round(i, nil)
+			}
+		case 15:
+			topic.SetPaused(w.rng.IntN(2) == 0)
+		case 16:
+			if ch := topic.Find(names[w.rng.IntN(2)]); ch != nil {
+				ch.SetPaused(w.rng.IntN(2) == 0)
+			}
+		case 17:
+			if ch := topic.Find(names[w.rng.IntN(2)]); ch != nil && w.rng.IntN(8) == 0 {
+				lossy[ch.Name()] = true
+				w.blocking("empty", ch.Empty)
+			}
+		case 18:
+			if ch := topic.Find("b"); ch != nil && w.rng.IntN(8) == 0 {
+				lossy["b"] = true
+				w.blocking("delete channel", func() { _ = w.b.DeleteChannel("t", "b") })
+				cons := w.cons
+				w.cons = nil
+				for _, c := range cons {
+					if c.sub.Channel() == ch {
+						if !c.kicked {
+							w.fatal("not kicked")
+						}
+						continue
+					}
+					w.cons = append(w.cons, c)
+				}
+			}
+		default:
+			w.round(w.rng.IntN(shards), nil)
+		}
+		w.drain()
+		check()
+	}
+	// The end: everything flows, everybody finishes.
+	topic.SetPaused(false)
+	for _, name := range names {
+		ch := channel(name)
+		ch.SetPaused(false)
+		w.consumer(ch, w.rng.IntN(shards), 2500, record)
+	}
+	for _, c := range w.cons {
+		w.round(c.shard, func(*Shard) { c.sub.SetReady(2500) })
+	}
+	rounds := 0
+	w.settle(fmt.Sprintf("mem %d: everything delivered", mem), func() bool {
+		if rounds++; rounds%64 == 0 {
+			// Time passes: what is orphaned or deferred comes back.
+			w.now += int64(time.Second) * 5
+			for i := range w.b.shards {
+				for _, c := range w.cons {
+					if c.shard == i {
+						w.drain()
+						hold := c.hold
+						c.hold = nil
+						w.round(i, func(s *Shard) {
+							for _, id := range hold {
+								if err := s.Finish(c.sub, id); err != nil {
+									// It timed out just now.
+									all[c.sub.Channel().Name()].causes[keys[c][id]]++
+								}
+							}
+						})
+					}
+				}
+				w.round(i, nil)
+			}
+		}
+		if !w.quiet() || topic.view.Load().hold != nil {
+			return false
+		}
+		for _, ch := range topic.Channels() {
+			p, err := ch.Places()
+			if err != nil {
+				w.fatal("mem %d: %v", mem, err)
+			}
+			if p.held() > 0 {
+				return false
+			}
+		}
+		return true
+	})
+	if w.errs > 0 {
+		w.fatal("%d publishes refused", w.errs)
+	}
+	for _, p := range w.prods {
+		if p.owed {
+			w.fatal("mem %d: producer %d has no answer", mem, p.index)
+		}
+	}
+	if k := all["a"]; !lossy["a"] && topic.Find("a").q.taken.Load() > 0 {
+		missing := 0
+		for _, p := range w.prods {
+			for seq := range p.seq {
+				if k.seen[uint64(p.index)<<32|uint64(seq)] == 0 {
+					missing++
+				}
+			}
+		}
+		// Channel b may have existed alone and taken what came before a.
+		if all := topic.Find("a").q.taken.Load(); int(all) > len(k.seen) {
+			w.fatal("mem %d: channel a took %d messages and delivered %d, %d missing", mem, all, len(k.seen), missing)
+		}
+	}
+	if invariant.Enabled {
+		if n := w.b.pool.Live(); n != 0 {
+			w.fatal("mem %d: %d messages never released", mem, n)
+		}
+	}
+}
