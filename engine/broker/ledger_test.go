@@ -51,8 +51,10 @@ func newEngine(shards, mem int, dir string) *engine {
 		Shards: shards, MemQueueSize: mem, DataPath: dir, MaxMsgTimeout: int64(time.Hour),
 		Wall: func() int64 { return e.now.Load() + wallOffset }, Waker: e,
 	}, 1)
-	for i, s := range e.b.shards {
+	for range e.b.shards {
 		e.loops = append(e.loops, &loop{bell: make(chan struct{}, 1)})
+	}
+	for i, s := range e.b.shards {
 		s.Start(e.now.Load(), e.now.Load()+wallOffset, func(uint32) {})
 		e.wg.Go(func() { e.run(i, s) })
 	}
