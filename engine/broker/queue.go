@@ -34,6 +34,7 @@ type queue struct {
 	ephemeral   bool // overflow is dropped
 	outstanding atomic.Int64
 	inWriter    atomic.Int64  // part of outstanding: what the writer has in hand; raised first, lowered last
+	spilled     atomic.Bool   // something went to the writer, ever: there may be a cursor
 	taken       atomic.Uint64 // messages that publishers have given to this queue
 	gate        gate          // of a queue that a topic holds back
 	refilling   atomic.Bool
@@ -69,6 +70,9 @@ func (q *queue) put(refs []block.Ref, over bool) int {
 		n = q.ring.TryPush(refs)
 	}
 	if n < len(refs) && !q.ephemeral {
+		if !q.spilled.Load() {
+			q.spilled.Store(true)
+		}
 		q.inWriter.Add(int64(len(refs) - n))
 		q.outstanding.Add(int64(len(refs) - n))
 	}

@@ -107,6 +107,7 @@ func (b *Broker) openTopic(name, dir string) error {
 			q = ch.q
 		}
 		q.cursor = c
+		q.spilled.Store(true)
 		q.outstanding.Store(c.Depth())
 	}
 	slices.SortFunc(v.channels, func(x, y *Channel) int { return strings.Compare(x.name, y.name) })
@@ -118,7 +119,7 @@ func (b *Broker) openTopic(name, dir string) error {
 		t.paused.Store(true) // Restore ends the pause unless it was one
 	case v.hold.cursor != nil:
 		// Nothing is held, but the cursor is there: let the gate end it.
-		v.hold.taken.Store(1)
+		v.hold.spilled.Store(true)
 		defer t.SetPaused(false)
 		t.paused.Store(true)
 	default:

@@ -181,9 +181,10 @@ func (t *Topic) closeGateLocked() bool {
 	v.hold = nil
 	t.view.Store(&v)
 	hold.ring.Trim()
-	if hold.taken.Load() > 0 && !hold.ephemeral {
-		// The cursor would count as one more that wants every message. Behind
-		// the gate is nobody, and the next hold queue's batches come later.
+	if hold.spilled.Load() {
+		// The next hold queue's cursor has the same name: two queues must not
+		// read one cursor. Behind the gate is nobody, and the next hold queue's
+		// batches come later.
 		t.writer.submit(job{run: func(*mmapqueue.Backlog) { hold.end(t.b) }})
 	}
 	return true
