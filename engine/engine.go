@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
-	"strings"
 	"sync"
 	"time"
 
@@ -157,6 +156,7 @@ func (e *Engine) openBroker() error {
 	if err := e.meta.load(e.broker); err != nil {
 		return err
 	}
+	e.broker.EndRestore()
 	return e.meta.write()
 }
 
@@ -267,9 +267,4 @@ func port(a net.Addr) int {
 	default:
 		return -1
 	}
-}
-
-// String names the daemon in tests.
-func (e *Engine) String() string {
-	return strings.Join([]string{"nsqd", e.tcpAddr.String()}, " ")
 }

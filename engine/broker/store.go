@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 
 	"github.com/zsqio/zsq/internal/block"
 )
@@ -46,23 +48,59 @@ func (b *Broker) Open() error {
 	if err != nil {
 		return fmt.Errorf("broker: read backlogs: %w", err)
 	}
-	for i, d := range dirs {
-		name, ok := topicOf(d)
+	opened := make([]*Topic, len(dirs))
+	err = inParallel(len(dirs), func(i int) error {
+		name, ok := topicOf(dirs[i])
 		if !ok {
-			continue
+			return nil
 		}
 		// Sorted by incarnation: only the last one counts. An older one is what
 		// a deletion could not remove.
 		if i+1 < len(dirs) {
 			if next, ok := topicOf(dirs[i+1]); ok && next == name {
-				continue
+				return nil
 			}
 		}
-		if err := b.openTopic(name, filepath.Join(root, d.Name())); err != nil {
-			return err
+		t, err := b.openTopic(name, filepath.Join(root, dirs[i].Name()))
+		opened[i] = t
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	b.storeTopics(func(m map[string]*Topic) {
+		for _, t := range opened {
+			if t != nil {
+				m[t.name] = t
+			}
+		}
+	})
+	for _, t := range opened {
+		if t != nil {
+			t.refillAll()
 		}
 	}
 	return nil
+}
+
+// filesAtOnce is how many topics are opened or closed side by side: a sync
+// waits for the disk, and the disk serves many at the price of one.
+const filesAtOnce = 64
+
+// inParallel calls f for 0 to n-1 and returns all errors.
+func inParallel(n int, f func(i int) error) error {
+	errs := make([]error, n)
+	var next atomic.Int64
+	var wg sync.WaitGroup
+	for range min(n, filesAtOnce) {
+		wg.Go(func() {
+			for i := int(next.Add(1)) - 1; i < n; i = int(next.Add(1)) - 1 {
+				errs[i] = f(i)
+			}
+		})
+	}
+	wg.Wait()
+	return errors.Join(errs...)
 }
 
 // topicOf returns the topic whose backlog a directory is.
@@ -85,10 +123,10 @@ func (b *Broker) EndRestore() {
 	}
 }
 
-func (b *Broker) openTopic(name, dir string) error {
+func (b *Broker) openTopic(name, dir string) (*Topic, error) {
 	t := b.newTopic(name, dir)
 	if err := t.writer.open(); err != nil {
-		return fmt.Errorf("broker: topic %s: %w", name, err)
+		return nil, fmt.Errorf("broker: topic %s: %w", name, err)
 	}
 	log := t.writer.log
 	// The topic's own queue first: a channel made before it would inherit it.
@@ -96,7 +134,7 @@ func (b *Broker) openTopic(name, dir string) error {
 	for _, cursor := range log.Names() {
 		c, err := log.Cursor(cursor)
 		if err != nil {
-			return fmt.Errorf("broker: topic %s: %w", name, err)
+			return nil, fmt.Errorf("broker: topic %s: %w", name, err)
 		}
 		q := v.hold
 		if cursor != "" {
@@ -126,12 +164,15 @@ func (b *Broker) openTopic(name, dir string) error {
 		v.hold = nil
 	}
 	t.view.Store(&v)
-	b.storeTopics(func(m map[string]*Topic) { m[name] = t })
-	for _, c := range v.channels {
-		b.kickRefill(c.q)
+	return t, nil
+}
+
+// refillAll starts bringing back what a restored topic has on disk.
+func (t *Topic) refillAll() {
+	for _, c := range t.Channels() {
+		t.b.kickRefill(c.q)
 	}
-	b.kickRefill(t.hold())
-	return nil
+	t.b.kickRefill(t.hold())
 }
 
 // hold returns the queue of what the topic holds back, or an empty one.
@@ -153,13 +194,13 @@ func (b *Broker) Close() error {
 	b.helpers.Wait()
 	b.writeMail()
 	held := b.held()
-	var errs []error
-	for _, t := range b.Topics() {
-		if err := t.close(held); err != nil {
-			errs = append(errs, fmt.Errorf("topic %s: %w", t.name, err))
+	topics := b.Topics()
+	return inParallel(len(topics), func(i int) error {
+		if err := topics[i].close(held); err != nil {
+			return fmt.Errorf("topic %s: %w", topics[i].name, err)
 		}
-	}
-	return errors.Join(errs...)
+		return nil
+	})
 }
 
 // saved is a message that is not in a queue, with its due time on the wall
