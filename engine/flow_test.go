@@ -108,11 +108,7 @@ func TestBadNeighbours(t *testing.T) {
 		greet(t, e)
 	}
 	const fat, fatSize = 200, 100 << 10
-	stuck := dial(t, e)
-	if err := stuck.SetReadBuffer(4096); err != nil {
-		t.Fatal(err)
-	}
-	stuck.send(wire.Magic + sub("fat", "c"))
+	stuck := greet(t, e, sub("fat", "c"))
 	stuck.want("OK")
 	stuck.send("RDY 2500\n")
 	feeder := greet(t, e)
