@@ -47,7 +47,7 @@ type conn struct {
 	stuffed bool   // reading is paused until the output has drained
 	closing bool   // a fatal error is among the answers
 	resume  wire.BatchState
-	partial bool // bytes of an unfinished command are kept
+	stall   *wire.Error // what the client is told if the body it has begun never ends
 
 	timer     uint32 // handle, 0 for none
 	beatNs    int64  // heartbeat interval, 0 for none
@@ -226,12 +226,21 @@ func (c *conn) onTimer(now int64) {
 }
 
 // silent closes a client that has sent no whole command for two heartbeats. In
-// the middle of a command it is told what was missing.
+// the middle of a body it is told what was missing.
 func (c *conn) silent() {
-	if c.partial {
-		c.h.stalled = c
-		c.nc.ResumeRead() // shows the kept bytes again
+	if c.stall != nil {
+		c.hangUp()
 		return
 	}
 	c.nc.Close(errSilent)
+}
+
+// hangUp closes the connection behind the answers owed.
+func (c *conn) hangUp() {
+	if c.stall != nil {
+		c.fail(c.stall)
+		return
+	}
+	c.closing = true
+	c.owe()
 }

@@ -21,7 +21,6 @@ type handler struct {
 	owing   []*conn // with answers to send
 	inRound bool
 	ended   bool
-	stalled *conn // its kept bytes are to be answered, not waited on
 
 	wallBase int64 // wall clock minus monotonic, ns
 	wallRead int64 // when wallBase was read, monotonic
@@ -66,11 +65,6 @@ func (h *handler) Open(nc *netloop.Conn) {
 func (h *handler) Traffic(nc *netloop.Conn, b []byte) (used int) {
 	h.begin(nc.Loop())
 	c := nc.Ctx.(*conn)
-	if h.stalled == c {
-		h.stalled = nil
-		h.tellStalled(c, b)
-		return len(b)
-	}
 	if !c.greeted {
 		if len(b) < len(wire.Magic) {
 			return 0
@@ -85,11 +79,10 @@ func (h *handler) Traffic(nc *netloop.Conn, b []byte) (used int) {
 		c.startTimer(nc.Loop().Now())
 	}
 	heard := false
-	c.partial = false
+	c.stall = nil
 	for used < len(b) && !c.closing {
 		n, done := h.command(c, b[used:])
 		if !done {
-			c.partial = true
 			break
 		}
 		heard = true
@@ -136,6 +129,7 @@ func (h *handler) command(c *conn, b []byte) (n int, done bool) {
 		}
 		if s == wire.NeedMore {
 			c.resume = cmd.Resume
+			c.stall = cmd.Stalled()
 			c.nc.Expect(line + cmd.Need)
 			return 0, false
 		}
@@ -151,26 +145,11 @@ func (h *handler) command(c *conn, b []byte) (n int, done bool) {
 	return n, true
 }
 
-// tellStalled ends a connection in the middle of a command with the error for
-// what is missing.
-func (h *handler) tellStalled(c *conn, b []byte) {
-	cmd := &h.cmd
-	line, s := cmd.ParseLine(b)
-	if s == wire.OK && c.check(cmd) == nil && cmd.Op.HasBody() {
-		cmd.Resume = c.resume
-		if _, s, _ := cmd.ParseBody(b[line:], &h.e.limits); s == wire.NeedMore {
-			c.fail(cmd.Stalled())
-			return
-		}
-	}
-	c.closing = true
-	c.nc.Close(errSilent)
-}
-
-// EOF answers a half-closed connection: what it lacks of a command is an error.
+// EOF answers a half-closed connection: what it sent whole, then what it lacks
+// of a command.
 func (h *handler) EOF(nc *netloop.Conn) {
 	h.begin(nc.Loop())
-	nc.CloseAfterFlush()
+	nc.Ctx.(*conn).hangUp()
 }
 
 // Drained goes on with a client that reads again.
