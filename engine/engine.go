@@ -67,6 +67,9 @@ func New(o *Options, logOut io.Writer) (_ *Engine, err error) {
 			e.release()
 		}
 	}()
+	if err := e.refuseUnbuilt(); err != nil {
+		return nil, err
+	}
 	if e.lock, err = lockDataPath(e.dataPath()); err != nil {
 		return nil, err
 	}
@@ -79,6 +82,32 @@ func New(o *Options, logOut io.Writer) (_ *Engine, err error) {
 		return nil, err
 	}
 	return e, e.listen()
+}
+
+// refuseUnbuilt refuses options that promise protection which this version does
+// not give, and warns of the others that it does not serve.
+func (e *Engine) refuseUnbuilt() error {
+	o := e.opts
+	switch {
+	case o.RequireTLS() != TLSNotRequired:
+		return errors.New("TLS is not there yet in zsq, so it cannot be required")
+	case len(o.AuthHTTPAddresses) > 0:
+		return errors.New("AUTH is not there yet in zsq, so --auth-http-address cannot be honoured")
+	}
+	for _, f := range []struct {
+		given bool
+		what  string
+	}{
+		{o.TLSCert != "", "TLS"},
+		{len(o.NSQLookupdTCPAddresses) > 0, "registration with nsqlookupd"},
+		{o.StatsdAddress != "", "statsd"},
+		{len(o.E2EProcessingLatencyPercentiles) > 0, "end-to-end latency"},
+	} {
+		if f.given {
+			e.log.printf(LogWarn, "%s is not there yet in zsq; its options have no effect", f.what)
+		}
+	}
+	return nil
 }
 
 func (e *Engine) dataPath() string {
