@@ -227,6 +227,7 @@ func (c *conn) cmdSub(cmd *wire.Command) *wire.Error {
 		return wire.SubFailed(wire.ReasonExiting)
 	}
 	c.sub = sub
+	c.shut = true
 	c.state = stateSubscribed
 	c.ok()
 	return nil

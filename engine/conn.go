@@ -22,7 +22,8 @@ const (
 // atomic are read elsewhere.
 //
 // Answers wait in oks and answers until the round's publishes are accepted, and
-// leave in command order. Messages and heartbeats pass them.
+// leave in command order. Messages and heartbeats pass them, except that no
+// message passes the answer to SUB.
 type conn struct {
 	h   *handler
 	nc  *netloop.Conn
@@ -35,6 +36,7 @@ type conn struct {
 	peer      string
 
 	sub  *broker.Subscriber
+	shut bool // SUB is not answered yet: no message may pass its OK
 	pub  broker.Publisher
 	last *broker.Topic // of the last publish
 	pubs []pubCount
@@ -154,6 +156,13 @@ func (c *conn) flushAnswers() {
 	if c.closing {
 		c.nc.CloseAfterFlush()
 	}
+	if c.shut {
+		c.shut = false
+		if c.sub != nil {
+			c.sub.Resume()
+			c.nc.Loop().Wake() // this round's deliveries are over
+		}
+	}
 }
 
 // Reserve, Full and Kick make a conn a broker.Sink.
@@ -164,7 +173,7 @@ func (c *conn) Reserve(n int) []byte {
 }
 
 // Full reports whether the client takes no more messages now.
-func (c *conn) Full() bool { return c.closing || c.nc.Full() }
+func (c *conn) Full() bool { return c.closing || c.shut || c.nc.Full() }
 
 // Kick closes the connection of a deleted channel's consumer.
 func (c *conn) Kick() {
