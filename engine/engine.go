@@ -148,10 +148,6 @@ func (e *Engine) openBroker() error {
 	if err != nil {
 		return err
 	}
-	// Loops, helpers and the HTTP API each need a processor of their own.
-	if n := len(e.handlers) + 2; runtime.GOMAXPROCS(0) < n {
-		runtime.GOMAXPROCS(n)
-	}
 	e.meta = newMetadata(filepath.Join(e.dataPath(), "nsqd.dat"), e)
 	e.broker = broker.New(broker.Options{
 		Shards:              len(e.handlers),

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"runtime"
 	"syscall"
 
 	"github.com/zsqio/zsq/engine"
@@ -18,6 +19,10 @@ func run() int {
 	if o == nil {
 		return code
 	}
+	// The loops must not keep the helpers and the HTTP API from running. The
+	// count of loops is taken first, for it follows the processors there are.
+	o.Loops = o.LoopCount()
+	runtime.GOMAXPROCS(max(runtime.GOMAXPROCS(0), o.Loops+2))
 	// Before the listeners open, so that no early signal is fatal.
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)

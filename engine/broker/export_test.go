@@ -24,11 +24,13 @@ func (c *Channel) Places() (p place, err error) {
 		return p, fmt.Errorf("outstanding is %d, writer, backlog and refiller hold %d", p.outstanding, out)
 	}
 	for _, s := range c.topic.b.shards {
+		s.mailMu.Lock() // writers post tickets meanwhile
 		for _, m := range s.mailbox {
 			if m.channel == c && m.deferred.Len != 0 {
 				p.mailed++
 			}
 		}
+		s.mailMu.Unlock()
 		l := c.locals[s.index].Load()
 		if l == nil {
 			continue
