@@ -35,6 +35,9 @@ type Engine struct {
 	group    *netloop.Group
 	handlers []*handler
 	meta     *metadata
+
+	helperMu sync.Mutex // guards stopping and starting helpers
+	stopping bool
 	helpers  sync.WaitGroup
 
 	lock      *os.File
@@ -255,7 +258,10 @@ func (e *Engine) Shutdown() error {
 		}
 	}
 	e.serverWG.Wait()
-	e.helpers.Wait()
+	e.helperMu.Lock()
+	e.stopping = true
+	e.helperMu.Unlock()
+	e.helpers.Wait() // they wait for loops, which still run
 	if err := e.group.Shutdown(ctx); err != nil {
 		e.log.printf(LogWarn, "some clients did not take their last bytes: %v", err)
 	}
@@ -266,6 +272,16 @@ func (e *Engine) Shutdown() error {
 	err := errors.Join(e.meta.write(), e.broker.Close())
 	e.release()
 	return err
+}
+
+// help runs f on a goroutine that Shutdown waits for. Once a stop has begun
+// nothing is started any more.
+func (e *Engine) help(f func()) {
+	e.helperMu.Lock()
+	defer e.helperMu.Unlock()
+	if !e.stopping {
+		e.helpers.Go(f)
+	}
 }
 
 func (e *Engine) release() {

@@ -185,7 +185,7 @@ func (h *handler) Closed(nc *netloop.Conn, err error) {
 	if c.sub != nil {
 		ch := c.sub.Channel()
 		if h.shard.Unsubscribe(c.sub) {
-			h.e.helpers.Go(func() { h.e.broker.DeleteIfUnused(ch) })
+			h.e.help(func() { h.e.broker.DeleteIfUnused(ch) })
 		}
 		c.sub = nil
 	}
