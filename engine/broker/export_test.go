@@ -10,8 +10,22 @@ func (p place) held() int64 {
 }
 
 // Places counts a channel's messages and checks the counters against the
-// tables.
-func (c *Channel) Places() (p place, err error) {
+// tables. The topic's writer may be at work: a message on its way from its
+// hands to the log can be seen in both, so a count that does not add up is taken
+// again when the writer has nothing left to do.
+func (c *Channel) Places() (place, error) {
+	p, err := c.places()
+	for range 3 {
+		if err == nil {
+			break
+		}
+		c.topic.writer.wait()
+		p, err = c.places()
+	}
+	return p, err
+}
+
+func (c *Channel) places() (p place, err error) {
 	p.taken = int64(c.q.taken.Load())
 	c.q.mu.Lock()
 	defer c.q.mu.Unlock()
