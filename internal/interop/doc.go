@@ -8,6 +8,6 @@
 // here has to pass on upstream's nsqd too, which is how the tests themselves
 // are judged.
 //
-//	go -C internal/interop build -o /tmp/upstream-nsqd github.com/nsqio/nsq/apps/nsqd
-//	ZSQ_NSQD=/tmp/upstream-nsqd go -C internal/interop test ./...
+//	go -C internal/interop build -o "$PWD/bin/upstream-nsqd" github.com/nsqio/nsq/apps/nsqd
+//	ZSQ_NSQD="$PWD/bin/upstream-nsqd" go -C internal/interop test ./...
 package interop
