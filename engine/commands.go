@@ -94,32 +94,26 @@ func (c *conn) topic(name []byte) (*broker.Topic, error) {
 	return t, nil
 }
 
-func (c *conn) cmdPub(cmd *wire.Command) *wire.Error {
-	c.op = wire.OpPub
-	t, err := c.topic(cmd.Topic)
-	if err == nil {
-		err = c.h.shard.Publish(t, &c.pub, cmd.Body, 0)
-	}
-	if err != nil {
-		return wire.PublishFailed(wire.OpPub, err)
-	}
-	c.countPubs(t, 1)
-	c.ok()
-	return nil
-}
+func (c *conn) cmdPub(cmd *wire.Command) *wire.Error { return c.publish(cmd, 0) }
 
+// cmdDpub counts the delay from now, which is the message's publication.
 func (c *conn) cmdDpub(cmd *wire.Command) *wire.Error {
-	c.op = wire.OpDpub
 	due := int64(0)
 	if cmd.Delay > 0 {
 		due = c.nc.Loop().Now() + int64(cmd.Delay)
 	}
+	return c.publish(cmd, due)
+}
+
+// publish puts one message into its topic's batch; dueNs is monotonic, 0 for none.
+func (c *conn) publish(cmd *wire.Command, dueNs int64) *wire.Error {
+	c.op = cmd.Op
 	t, err := c.topic(cmd.Topic)
 	if err == nil {
-		err = c.h.shard.Publish(t, &c.pub, cmd.Body, due)
+		err = c.h.shard.Publish(t, &c.pub, cmd.Body, dueNs)
 	}
 	if err != nil {
-		return wire.PublishFailed(wire.OpDpub, err)
+		return wire.PublishFailed(cmd.Op, err)
 	}
 	c.countPubs(t, 1)
 	c.ok()
