@@ -68,13 +68,11 @@ func (b *Broker) Open() error {
 	if err != nil {
 		return err
 	}
-	b.storeTopics(func(m map[string]*Topic) {
-		for _, t := range opened {
-			if t != nil {
-				m[t.name] = t
-			}
+	for _, t := range opened {
+		if t != nil {
+			b.topics.set(t.name, t)
 		}
-	})
+	}
 	for _, t := range opened {
 		if t != nil {
 			t.refillAll()
