@@ -237,7 +237,7 @@ func (c *conn) cmdIdentify(cmd *wire.Command) *wire.Error {
 	if werr != nil {
 		return werr
 	}
-	c.client = id
+	c.client, c.identified = id, true
 	c.beatNs = int64(id.HeartbeatInterval)
 	c.startTimer(c.nc.Loop().Now())
 	if !id.Negotiate {
