@@ -149,6 +149,13 @@ func (c *conn) countPubs(t *broker.Topic, n int) {
 			return
 		}
 	}
+	for i := range c.pubs {
+		if c.pubs[i].topic.Name() == t.Name() { // deleted, and created again
+			c.pubs[i].topic = t
+			c.pubs[i].count += uint64(n)
+			return
+		}
+	}
 	if len(c.pubs) < pubCountsMax {
 		c.pubs = append(c.pubs, pubCount{topic: t, count: uint64(n)})
 	}

@@ -15,7 +15,7 @@ var patterns = []struct {
 	re *regexp.Regexp
 	to string
 }{
-	{regexp.MustCompile(`"(start_time|connect_ts|heap_\w+|gc_\w+|next_gc_bytes)":\d+`), `"$1":N`},
+	{regexp.MustCompile(`"(start_time|connect_ts|heap_\w+|gc_\w+|next_gc_bytes)":\d+`), `"$1":0`},
 	{regexp.MustCompile(`(?m)^(   (?:heap|gc|next_gc)_\w+ +\t)\d+`), "${1}N"},
 	{regexp.MustCompile(`(?m)^start_time \d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(Z|[+-]\d\d:\d\d)$`), "start_time T"},
 	{regexp.MustCompile(`(?m)^uptime [0-9.mµnsh]+$`), "uptime D"},
@@ -23,7 +23,7 @@ var patterns = []struct {
 	{regexp.MustCompile(`"remote_address":"127\.0\.0\.1:\d+"`), `"remote_address":"ADDR"`},
 	{regexp.MustCompile(`(\[V2 \S*):\d{5} `), "$1:PORTS "},
 	// Latencies; that there is one is what counts.
-	{regexp.MustCompile(`("quantile":[0-9.]+,"value":)[1-9][0-9.e+]*`), "${1}V"},
+	{regexp.MustCompile(`("quantile":[0-9.]+,"value":)[1-9][0-9.e+]*`), "${1}1"},
 	{regexp.MustCompile(`\d+\.\d(ns|us|ms|s)\b`), "E2E"},
 }
 
