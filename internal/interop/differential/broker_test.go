@@ -3,6 +3,7 @@ package differential
 import (
 	"bytes"
 	"fmt"
+	"io"
 	"log"
 	"net"
 	"net/http"
@@ -108,6 +109,7 @@ func (b *broker) start(t *testing.T) {
 	t.Fatalf("%s does not start: %s", b.path, b.log.Bytes())
 }
 
+// up waits until the broker answers and would stop cleanly, or has ended.
 func (b *broker) up() bool {
 	for end := time.Now().Add(patience); time.Now().Before(end); {
 		select {
@@ -115,8 +117,14 @@ func (b *broker) up() bool {
 			return false
 		case <-time.After(2 * time.Millisecond): // nobody tells us when it listens
 		}
-		if resp, err := http.Get("http://" + b.http + "/ping"); err == nil {
-			resp.Body.Close()
+		// Upstream serves before it listens to signals.
+		resp, err := http.Get("http://" + b.http + "/debug/pprof/goroutine?debug=1")
+		if err != nil {
+			continue
+		}
+		stacks, err := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if err == nil && bytes.Contains(stacks, []byte("os/signal.")) {
 			return true
 		}
 	}

@@ -63,6 +63,8 @@ func (s *script) run(t *testing.T, diffs []*difference) {
 				}
 			}
 			switch {
+			case strings.Contains(mine[j]+want[j], broken):
+				t.Errorf("== %s\n%s\nupstream:\n%szsq:\n%s", c.name, short(step), indented(want[j]), indented(mine[j]))
 			case mine[j] != expected:
 				t.Errorf("== %s\n%s\nupstream:\n%szsq:\n%s%s", c.name, short(step), indented(expected), indented(mine[j]), where(expected, mine[j]))
 			case testing.Verbose():

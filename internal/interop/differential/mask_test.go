@@ -34,6 +34,9 @@ func (m *masks) apply(s string) string {
 	for _, p := range patterns {
 		s = p.re.ReplaceAllString(s, p.to)
 	}
+	if head, list, ok := strings.Cut(s, "\nProducers:\n"); ok {
+		s = head + "\nProducers:\n" + strings.Join(slices.Sorted(strings.Lines(list)), "")
+	}
 	return sorted(sorted(s, `"clients":`), `"producers":`)
 }
 

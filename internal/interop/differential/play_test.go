@@ -41,7 +41,7 @@ func (p *player) play() (answers []string) {
 	for _, step := range p.c.steps {
 		got, err := p.step(step)
 		if err != nil {
-			got += "BROKEN STEP: " + err.Error()
+			got += broken + err.Error() + "\n"
 		}
 		answers = append(answers, p.mask.apply(got))
 	}
@@ -54,7 +54,12 @@ func (p *player) play() (answers []string) {
 	return answers
 }
 
-// names of the implied last steps, in the order in which play takes them.
+// broken stands in the answer to a step that cannot be played, or that waits for
+// what does not come. It fails the test even if both brokers say so.
+const broken = "BROKEN STEP: "
+
+// impliedSteps names play's last steps in their order: those of
+// connections that no step of the case ends.
 func impliedSteps(steps []string) (implied []string) {
 	open := map[byte]bool{}
 	for _, s := range steps {
@@ -188,7 +193,7 @@ func (p *player) named(s string) string {
 func ending(err error) string {
 	var timeout net.Error
 	if errors.As(err, &timeout) && timeout.Timeout() {
-		return "nothing, but open"
+		return broken + "nothing comes"
 	}
 	return "closed" // with or without a reset
 }
@@ -230,7 +235,7 @@ func (p *player) httpStep(m []string) (string, error) {
 			return got, err
 		}
 		if time.Now().After(end) {
-			return "never " + until + "\n" + got, nil
+			return broken + "never " + until + "\n" + got, nil
 		}
 	}
 }
@@ -296,7 +301,7 @@ func (p *player) rawHTTP(text string) (string, error) {
 	for {
 		one, err := response(w, "GET", false)
 		all.WriteString(one)
-		if err != nil || one == "closed\n" || strings.HasPrefix(one, "nothing") {
+		if err != nil || one == "closed\n" || strings.HasPrefix(one, broken) {
 			return all.String(), err
 		}
 	}
