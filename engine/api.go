@@ -2,6 +2,7 @@ package engine
 
 import (
 	"errors"
+	"net"
 	"os"
 	"sync"
 	"time"
@@ -257,6 +258,11 @@ func (c *conn) stats(topic string) httpapi.ClientStats {
 		ClientID: c.client.ClientID, Hostname: c.client.Hostname, UserAgent: c.client.UserAgent,
 		Version: "V2", RemoteAddress: c.peerAddr(), State: int32(c.state), ConnectTime: c.connected.Unix(),
 		SampleRate: c.client.SampleRate,
+	}
+	if !c.identified {
+		// Upstream names a client that says nothing of itself by its address.
+		host, _, _ := net.SplitHostPort(cs.RemoteAddress) // a unix socket's has none
+		cs.ClientID, cs.Hostname = host, host
 	}
 	if s := c.sub; s != nil {
 		n := s.Counts()

@@ -149,6 +149,13 @@ func (c *conn) countPubs(t *broker.Topic, n int) {
 			return
 		}
 	}
+	for i := range c.pubs {
+		if c.pubs[i].topic.Name() == t.Name() { // deleted, and created again
+			c.pubs[i].topic = t
+			c.pubs[i].count += uint64(n)
+			return
+		}
+	}
 	if len(c.pubs) < pubCountsMax {
 		c.pubs = append(c.pubs, pubCount{topic: t, count: uint64(n)})
 	}
@@ -237,7 +244,7 @@ func (c *conn) cmdIdentify(cmd *wire.Command) *wire.Error {
 	if werr != nil {
 		return werr
 	}
-	c.client = id
+	c.client, c.identified = id, true
 	c.beatNs = int64(id.HeartbeatInterval)
 	c.startTimer(c.nc.Loop().Now())
 	if !id.Negotiate {
