@@ -25,7 +25,7 @@ func (e *Engine) httpConfig() httpapi.Config {
 		Option:           e.option,
 		SetOption:        e.setOption,
 		RequireTLS:       e.opts.RequireTLS() == TLSAlways,
-		HTTPSPort:        func() int { return 0 },
+		HTTPSPort:        func() int { return port(e.httpsAddr) },
 		StartTime:        e.started,
 		StallTimeout:     e.opts.ReapTimeout,
 		Logf: func(level int, format string, args ...any) {
@@ -258,6 +258,7 @@ func (c *conn) stats(topic string) httpapi.ClientStats {
 		Version: "V2", RemoteAddress: c.peerAddr(), State: int32(c.state), ConnectTime: c.connected.Unix(),
 		SampleRate: c.client.SampleRate,
 	}
+	c.tr.describe(&cs)
 	if s := c.sub; s != nil {
 		n := s.Counts()
 		cs.ReadyCount, cs.InFlightCount = n.Ready, n.InFlight
