@@ -26,7 +26,7 @@ func (e *Engine) httpConfig() httpapi.Config {
 		Option:           e.option,
 		SetOption:        e.setOption,
 		RequireTLS:       e.opts.RequireTLS() == TLSAlways,
-		HTTPSPort:        func() int { return 0 },
+		HTTPSPort:        func() int { return port(e.httpsAddr) },
 		StartTime:        e.started,
 		StallTimeout:     e.opts.ReapTimeout,
 		Logf: func(level int, format string, args ...any) {
@@ -264,6 +264,7 @@ func (c *conn) stats(topic string) httpapi.ClientStats {
 		host, _, _ := net.SplitHostPort(cs.RemoteAddress) // a unix socket's has none
 		cs.ClientID, cs.Hostname = host, host
 	}
+	c.tr.describe(&cs)
 	if s := c.sub; s != nil {
 		n := s.Counts()
 		cs.ReadyCount, cs.InFlightCount = n.Ready, n.InFlight

@@ -29,6 +29,10 @@ type conn struct {
 	nc  *netloop.Conn
 	seq uint32 // its place in handler.conns
 
+	tr        *transport // nil for plain bytes
+	upgrading bool       // from IDENTIFY's answer to the last OK: no command is read
+	gated     bool       // TLS is required, and not there yet
+
 	greeted    bool // the magic came
 	identified bool // an IDENTIFY was accepted
 	state      state
@@ -86,9 +90,7 @@ func (c *conn) Accepted(err error) {
 	c.flushAnswers()
 	if c.waiting {
 		c.waiting = false
-		if !c.stuffed && !c.closing {
-			c.nc.ResumeRead()
-		}
+		c.listen()
 	}
 }
 
@@ -154,8 +156,11 @@ func (c *conn) flushAnswers() {
 		c.nc.Write(c.answers)
 		c.answers = nil
 	}
-	if c.closing {
+	switch {
+	case c.closing:
 		c.nc.CloseAfterFlush()
+	case c.upgrading && c.tr.hs == nil:
+		c.beginUpgrade()
 	}
 	if c.shut {
 		c.shut = false
@@ -210,6 +215,9 @@ func (c *conn) setTimer() {
 // onTimer sends a heartbeat or gives the client up.
 func (c *conn) onTimer(now int64) {
 	c.timer = 0
+	if c.upgradeTimer(now) {
+		return
+	}
 	switch {
 	case !c.greeted:
 		c.nc.Close(errMagic)

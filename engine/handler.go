@@ -5,6 +5,7 @@ import (
 
 	"github.com/zsqio/zsq/engine/broker"
 	"github.com/zsqio/zsq/engine/netloop"
+	"github.com/zsqio/zsq/engine/upgrade"
 	"github.com/zsqio/zsq/internal/wire"
 )
 
@@ -49,6 +50,7 @@ func (h *handler) Open(nc *netloop.Conn) {
 	c := &conn{h: h, nc: nc, connected: time.Now()}
 	c.pub.Waiter = c
 	c.client = h.e.defaultClient
+	c.gated = h.e.opts.RequireTLS() != TLSNotRequired
 	nc.Ctx = c
 	if n := len(h.free); n > 0 {
 		c.seq = h.free[n-1]
@@ -65,6 +67,14 @@ func (h *handler) Open(nc *netloop.Conn) {
 func (h *handler) Traffic(nc *netloop.Conn, b []byte) (used int) {
 	h.begin(nc.Loop())
 	c := nc.Ctx.(*conn)
+	if c.upgrading {
+		// One piece at a time: the handshake asks for the next.
+		if c.tr.hs != nil {
+			c.tr.hs.Feed(b)
+			nc.PauseRead()
+		}
+		return len(b)
+	}
 	if !c.greeted {
 		if len(b) < len(wire.Magic) {
 			return 0
@@ -80,7 +90,7 @@ func (h *handler) Traffic(nc *netloop.Conn, b []byte) (used int) {
 	}
 	heard := false
 	c.stall = nil
-	for used < len(b) && !c.closing {
+	for used < len(b) && !c.closing && !c.upgrading {
 		n, done := h.command(c, b[used:])
 		if !done {
 			break
@@ -149,7 +159,11 @@ func (h *handler) command(c *conn, b []byte) (n int, done bool) {
 // of a command.
 func (h *handler) EOF(nc *netloop.Conn) {
 	h.begin(nc.Loop())
-	nc.Ctx.(*conn).hangUp()
+	c := nc.Ctx.(*conn)
+	if c.abortUpgrade(errNoMore) {
+		return
+	}
+	c.hangUp()
 }
 
 // Drained goes on with a client that reads again.
@@ -162,9 +176,7 @@ func (h *handler) Drained(nc *netloop.Conn) {
 	}
 	if c.stuffed {
 		c.stuffed = false
-		if !c.waiting {
-			nc.ResumeRead()
-		}
+		c.listen()
 	}
 }
 
@@ -178,6 +190,7 @@ func (h *handler) Closed(nc *netloop.Conn, err error) {
 	if err != nil {
 		h.e.log.printf(LogInfo, "[%s] closed: %v", c.peerAddr(), err)
 	}
+	c.abortUpgrade(upgrade.ErrClosed)
 	if c.timer != 0 {
 		h.shard.StopTimer(c.timer)
 		c.timer = 0

@@ -13,7 +13,7 @@ import (
 var layers = [][]string{
 	{"cmd/nsqd", "cmd/mmapdump", "bench", "internal/nsqtest"},
 	{"engine", "lookupd", "client"},
-	{"engine/httpapi", "engine/netloop"},
+	{"engine/httpapi", "engine/netloop", "engine/upgrade"},
 	{"engine/broker"},
 	{"mmapqueue"},
 	{"ring", "internal/wire", "internal/block"},
