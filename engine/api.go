@@ -49,25 +49,6 @@ func (e *Engine) info() httpapi.Info {
 	}
 }
 
-func (e *Engine) option(name string) (any, bool) {
-	if name == "log_level" {
-		return LogLevel(e.log.level.Load()), true
-	}
-	return e.opts.Lookup(name)
-}
-
-func (e *Engine) setOption(name string, value []byte) error {
-	if name != "log_level" {
-		return httpapi.ErrInvalidOption
-	}
-	var level LogLevel
-	if err := level.Set(string(value)); err != nil {
-		return err
-	}
-	e.log.level.Store(int64(level))
-	return nil
-}
-
 // httpErrors gives the broker's errors the API's names.
 func httpErrors(err error) error {
 	switch {
@@ -99,8 +80,12 @@ func (a api) Publish(topic string, bodies [][]byte, deferBy time.Duration) error
 
 // CreateTopic creates a topic if there is none of that name.
 func (a api) CreateTopic(name string) error {
-	_, err := a.e.broker.Topic(name)
-	return httpErrors(err)
+	t, err := a.e.broker.Topic(name)
+	if err != nil {
+		return httpErrors(err)
+	}
+	a.e.peers.await(t) // as upstream, whose topic has its channels when this is answered
+	return nil
 }
 
 // HasTopic reports whether there is such a topic.

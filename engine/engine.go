@@ -35,6 +35,7 @@ type Engine struct {
 	group    *netloop.Group
 	handlers []*handler
 	meta     *metadata
+	peers    *peers
 
 	helperMu sync.Mutex // guards stopping and starting helpers
 	stopping bool
@@ -102,7 +103,6 @@ func (e *Engine) refuseUnbuilt() error {
 		what  string
 	}{
 		{o.TLSCert != "", "TLS"},
-		{len(o.NSQLookupdTCPAddresses) > 0, "registration with nsqlookupd"},
 		{o.StatsdAddress != "", "statsd"},
 		{len(o.E2EProcessingLatencyPercentiles) > 0, "end-to-end latency"},
 	} {
@@ -152,6 +152,7 @@ func (e *Engine) openBroker() error {
 		return err
 	}
 	e.meta = newMetadata(filepath.Join(e.dataPath(), "nsqd.dat"), e)
+	e.peers = newPeers(e)
 	e.broker = broker.New(broker.Options{
 		Shards:              len(e.handlers),
 		MemQueueSize:        int(e.opts.MemQueueSize),
@@ -166,7 +167,8 @@ func (e *Engine) openBroker() error {
 		},
 		Wall:    func() int64 { return time.Now().UnixNano() },
 		Waker:   waker{e},
-		Changed: e.meta.changed,
+		Changed: e.changed,
+		Created: e.peers.created,
 		Logf: func(_, format string, args ...any) {
 			e.log.printf(LogError, format, args...)
 		},
@@ -238,6 +240,7 @@ func (e *Engine) Start() {
 	debug.SetGCPercent(gcPercent)
 	e.meta.start()
 	e.group.Start()
+	e.peers.start()
 }
 
 // gcPercent lets the small heap beside the arenas grow before it is collected.
@@ -261,6 +264,7 @@ func (e *Engine) Shutdown() error {
 	e.helperMu.Lock()
 	e.stopping = true
 	e.helperMu.Unlock()
+	e.peers.stop()
 	e.helpers.Wait() // they wait for loops, which still run
 	if err := e.group.Shutdown(ctx); err != nil {
 		e.log.printf(LogWarn, "some clients did not take their last bytes: %v", err)
@@ -275,16 +279,20 @@ func (e *Engine) Shutdown() error {
 }
 
 // help runs f on a goroutine that Shutdown waits for. Once a stop has begun
-// nothing is started any more.
-func (e *Engine) help(f func()) {
+// nothing is started any more, and the answer is false.
+func (e *Engine) help(f func()) bool {
 	e.helperMu.Lock()
 	defer e.helperMu.Unlock()
 	if !e.stopping {
 		e.helpers.Go(f)
 	}
+	return !e.stopping
 }
 
 func (e *Engine) release() {
+	if e.peers != nil {
+		e.peers.stop()
+	}
 	for _, s := range e.servers {
 		_ = s.Close()
 	}

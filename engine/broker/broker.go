@@ -23,7 +23,8 @@ type Options struct {
 	Log                 mmapqueue.Options // for the backlogs
 	Wall                func() int64      // wall clock, ns
 	Waker               Waker
-	Changed             func(ephemeral bool)                    // a topic or channel came, went or was paused; must not block
+	Changed             func(topic string, ephemeral bool)      // it or a channel of it came, went or was paused; must not block
+	Created             func(t *Topic) (wait bool)              // by name, nobody sees it yet; true: it waits for Topic.Release; must not block; may be nil
 	Logf                func(level, format string, args ...any) // may be nil
 }
 
@@ -94,8 +95,9 @@ func (b *Broker) Topic(name string) (*Topic, error) {
 		return nil, ErrExiting
 	}
 	t := b.newTopic(name, b.directory(name, b.ids.take(1)))
+	t.waiting = b.opts.Created != nil && b.opts.Created(t)
 	b.storeTopics(func(m map[string]*Topic) { m[name] = t })
-	b.changed(t.ephemeral)
+	b.changed(name, t.ephemeral)
 	return t, nil
 }
 
@@ -169,7 +171,7 @@ func (b *Broker) DeleteTopic(name string) error {
 	b.mu.Lock()
 	b.storeTopics(func(m map[string]*Topic) { delete(m, name) })
 	b.mu.Unlock()
-	b.changed(t.ephemeral)
+	b.changed(name, t.ephemeral)
 	return nil
 }
 
@@ -202,7 +204,7 @@ func (b *Broker) deleteChannel(t *Topic, c *Channel) {
 	last := len(v.channels) == 0
 	t.mu.Unlock()
 	c.delete()
-	b.changed(t.ephemeral || c.ephemeral)
+	b.changed(t.name, t.ephemeral || c.ephemeral)
 	if last && t.ephemeral {
 		_ = b.DeleteTopic(t.name) // someone else may have been quicker
 	}
@@ -257,9 +259,9 @@ func (b *Broker) kickRefill(q *queue) {
 	}
 }
 
-func (b *Broker) changed(ephemeral bool) {
+func (b *Broker) changed(topic string, ephemeral bool) {
 	if b.opts.Changed != nil {
-		b.opts.Changed(ephemeral)
+		b.opts.Changed(topic, ephemeral)
 	}
 }
 

@@ -13,10 +13,10 @@ import (
 var layers = [][]string{
 	{"cmd/nsqd", "cmd/mmapdump", "bench", "internal/nsqtest"},
 	{"engine", "lookupd", "client"},
-	{"engine/httpapi", "engine/netloop"},
+	{"engine/httpapi", "engine/netloop", "engine/discover"},
 	{"engine/broker"},
 	{"mmapqueue"},
-	{"ring", "internal/wire", "internal/block"},
+	{"ring", "internal/wire", "internal/block", "internal/peerhttp"},
 	{"internal/invariant", "internal/house"},
 }
 
