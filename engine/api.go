@@ -243,6 +243,9 @@ func (c *conn) stats(topic string) httpapi.ClientStats {
 		Version: "V2", RemoteAddress: c.peerAddr(), State: int32(c.state), ConnectTime: c.connected.Unix(),
 		SampleRate: c.client.SampleRate,
 	}
+	if a := c.auth; a != nil && a.perms != nil {
+		cs.Authed, cs.AuthIdentity, cs.AuthIdentityURL = true, a.perms.Identity, a.perms.IdentityURL
+	}
 	if s := c.sub; s != nil {
 		n := s.Counts()
 		cs.ReadyCount, cs.InFlightCount = n.Ready, n.InFlight

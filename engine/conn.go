@@ -40,6 +40,7 @@ type conn struct {
 	pub  broker.Publisher
 	last *broker.Topic // of the last publish
 	pubs []pubCount
+	auth *clientAuth // nil before AUTH
 	op   wire.Op // of the last publish, for its error
 
 	oks     int    // OK frames owed, before answers
@@ -47,6 +48,7 @@ type conn struct {
 	owing   bool   // on the handler's list
 	waiting bool   // reading is paused until the publishes are accepted
 	stuffed bool   // reading is paused until the output has drained
+	asking  bool   // reading is paused until the auth server has answered
 	closing bool   // a fatal error is among the answers
 	resume  wire.BatchState
 	stall   *wire.Error // what the client is told if the body it has begun never ends
@@ -85,11 +87,14 @@ func (c *conn) Accepted(err error) {
 	c.flushAnswers()
 	if c.waiting {
 		c.waiting = false
-		if !c.stuffed && !c.closing {
+		if !c.deaf() && !c.closing {
 			c.nc.ResumeRead()
 		}
 	}
 }
+
+// deaf reports whether reading is paused, for whatever reason.
+func (c *conn) deaf() bool { return c.waiting || c.stuffed || c.asking }
 
 // answer queues a frame behind the OKs owed.
 func (c *conn) answer(frame ...byte) {
@@ -213,7 +218,7 @@ func (c *conn) onTimer(now int64) {
 	case !c.greeted:
 		c.nc.Close(errMagic)
 		return
-	case now >= c.heardNs+2*c.beatNs && !c.waiting && !c.stuffed:
+	case now >= c.heardNs+2*c.beatNs && !c.deaf():
 		c.silent()
 		return
 	case now >= c.nextBeat:
@@ -228,7 +233,7 @@ func (c *conn) onTimer(now int64) {
 		}
 		c.nextBeat = now + c.beatNs
 	}
-	if c.waiting || c.stuffed {
+	if c.deaf() {
 		c.heardNs = now // it is we who do not listen
 	}
 	c.setTimer()

@@ -36,6 +36,7 @@ type Engine struct {
 	handlers []*handler
 	meta     *metadata
 	peers    *peers
+	auth     *authority // nil when clients need no permission
 
 	helperMu sync.Mutex // guards stopping and starting helpers
 	stopping bool
@@ -64,7 +65,7 @@ func New(o *Options, logOut io.Writer) (_ *Engine, err error) {
 		MaxHeartbeatInterval: o.MaxHeartbeatInterval, MaxOutputBufferSize: int(o.MaxOutputBufferSize),
 		MinOutputBufferTimeout: o.MinOutputBufferTimeout, MaxOutputBufferTimeout: o.MaxOutputBufferTimeout,
 		MaxMsgTimeout: o.MaxMsgTimeout, MaxDeflateLevel: o.MaxDeflateLevel, MaxRdyCount: o.MaxRdyCount, Version: Version,
-		TopologyRegion: o.TopologyRegion, TopologyZone: o.TopologyZone,
+		TopologyRegion: o.TopologyRegion, TopologyZone: o.TopologyZone, AuthRequired: len(o.AuthHTTPAddresses) > 0,
 	}
 	defer func() {
 		if err != nil {
@@ -72,6 +73,9 @@ func New(o *Options, logOut io.Writer) (_ *Engine, err error) {
 		}
 	}()
 	if err := e.refuseUnbuilt(); err != nil {
+		return nil, err
+	}
+	if e.auth, err = newAuthority(o); err != nil {
 		return nil, err
 	}
 	if e.lock, err = lockDataPath(e.dataPath()); err != nil {
@@ -92,11 +96,8 @@ func New(o *Options, logOut io.Writer) (_ *Engine, err error) {
 // not give, and warns of the others that it does not serve.
 func (e *Engine) refuseUnbuilt() error {
 	o := e.opts
-	switch {
-	case o.RequireTLS() != TLSNotRequired:
+	if o.RequireTLS() != TLSNotRequired {
 		return errors.New("TLS is not there yet in zsq, so it cannot be required")
-	case len(o.AuthHTTPAddresses) > 0:
-		return errors.New("AUTH is not there yet in zsq, so --auth-http-address cannot be honoured")
 	}
 	for _, f := range []struct {
 		given bool
@@ -265,6 +266,7 @@ func (e *Engine) Shutdown() error {
 	e.stopping = true
 	e.helperMu.Unlock()
 	e.peers.stop()
+	e.auth.stop()
 	e.helpers.Wait() // they wait for loops, which still run
 	if err := e.group.Shutdown(ctx); err != nil {
 		e.log.printf(LogWarn, "some clients did not take their last bytes: %v", err)
@@ -293,6 +295,7 @@ func (e *Engine) release() {
 	if e.peers != nil {
 		e.peers.stop()
 	}
+	e.auth.stop()
 	for _, s := range e.servers {
 		_ = s.Close()
 	}

@@ -80,7 +80,7 @@ func (h *handler) Traffic(nc *netloop.Conn, b []byte) (used int) {
 	}
 	heard := false
 	c.stall = nil
-	for used < len(b) && !c.closing {
+	for used < len(b) && !c.closing && !c.asking {
 		n, done := h.command(c, b[used:])
 		if !done {
 			break
@@ -119,6 +119,9 @@ func (h *handler) command(c *conn, b []byte) (n int, done bool) {
 		c.fail(e)
 		return len(b), true
 	}
+	if cmd.Op == wire.OpMpub && !c.allowed(cmd) {
+		return 0, false
+	}
 	n = line
 	if cmd.Op.HasBody() {
 		cmd.Resume = c.resume
@@ -135,6 +138,9 @@ func (h *handler) command(c *conn, b []byte) (n int, done bool) {
 		}
 		c.resume = wire.BatchState{}
 		n += body
+	}
+	if cmd.Op != wire.OpMpub && !c.allowed(cmd) {
+		return 0, false
 	}
 	if e := c.do(cmd); e != nil {
 		c.fail(e)
@@ -162,7 +168,7 @@ func (h *handler) Drained(nc *netloop.Conn) {
 	}
 	if c.stuffed {
 		c.stuffed = false
-		if !c.waiting {
+		if !c.deaf() {
 			nc.ResumeRead()
 		}
 	}

@@ -72,13 +72,13 @@ func TestBadAnswers(t *testing.T) {
 		}
 	}
 	f("got response 404", http.NotFound)
-	f("got response 403", func(w http.ResponseWriter, _ *http.Request) { http.Error(w, `{"https_port":-1}`, 403) })
+	f("got response 403", func(w http.ResponseWriter, _ *http.Request) { http.Error(w, `{"https_port":-1}`, http.StatusForbidden) })
 	f("unexpected end of JSON", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, `{`) })
 	f("after top-level value", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, `{} {}`) })
 	f(peerhttp.ErrTooLong.Error(), func(w http.ResponseWriter, _ *http.Request) {
 		fmt.Fprint(w, strings.Repeat(" ", 1<<20))
 	})
-	f("stopped after 10 redirects", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/auth?secret=hush", 302) })
+	f("stopped after 10 redirects", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/auth?secret=hush", http.StatusFound) })
 	f("Timeout", func(w http.ResponseWriter, _ *http.Request) {
 		fmt.Fprint(w, `{"half":`)
 		w.(http.Flusher).Flush()
@@ -92,7 +92,7 @@ func TestSecureDetour(t *testing.T) {
 	}))
 	defer secure.Close()
 	plain := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		w.WriteHeader(403)
+		w.WriteHeader(http.StatusForbidden)
 		fmt.Fprintf(w, `{"message": "TLS_REQUIRED", "https_port": %d}`, secure.Listener.Addr().(*net.TCPAddr).Port)
 	}))
 	defer plain.Close()
