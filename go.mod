@@ -3,6 +3,7 @@ module github.com/zsqio/zsq
 go 1.26
 
 require (
+	github.com/BurntSushi/toml v1.5.0
 	github.com/cespare/xxhash/v2 v2.3.0
 	github.com/edsrzf/mmap-go v1.2.0
 	github.com/panjf2000/gnet/v2 v2.10.0

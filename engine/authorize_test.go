@@ -133,6 +133,7 @@ func TestAuthQuestion(t *testing.T) {
 // publish has new ones fetched and does not wait; after it, a publish waits for
 // the answer and goes by it.
 func TestAuthRefresh(t *testing.T) {
+	t.Parallel()
 	a := newAuthServer(t)
 	e := a.start(t)
 	a.allow(1, ".*", ".*", "publish")
@@ -173,6 +174,7 @@ func TestAuthRefresh(t *testing.T) {
 // TestAuthExpiredAndFailed shows that permissions which cannot be renewed end the
 // connection.
 func TestAuthExpiredAndFailed(t *testing.T) {
+	t.Parallel()
 	a := newAuthServer(t)
 	e := a.start(t)
 	a.allow(1, ".*", ".*", "publish")

@@ -41,7 +41,7 @@ type conn struct {
 	last *broker.Topic // of the last publish
 	pubs []pubCount
 	auth *clientAuth // nil before AUTH
-	op   wire.Op // of the last publish, for its error
+	op   wire.Op     // of the last publish, for its error
 
 	oks     int    // OK frames owed, before answers
 	answers []byte // frames owed

@@ -58,7 +58,7 @@ const shutdownFlush = time.Second
 // New opens the data path, brings back what an earlier run left and listens.
 // Nothing is served before Start. logOut gets the log.
 func New(o *Options, logOut io.Writer) (_ *Engine, err error) {
-	e := &Engine{opts: o, log: newLogger(logOut, o.LogPrefix, o.LogLevel), started: time.Now(), httpError: make(chan error, 1)}
+	e := &Engine{opts: o, log: newLogger(logOut, o.LogPrefix, o.LogFormat, o.LogLevel), started: time.Now(), httpError: make(chan error, 1)}
 	e.limits = wire.Limits{MaxMsgSize: o.MaxMsgSize, MaxBodySize: o.MaxBodySize, MaxRdyCount: o.MaxRdyCount, MaxReqTimeout: o.MaxReqTimeout}
 	e.defaultClient = defaultClient(o)
 	e.identify = wire.IdentifyLimits{

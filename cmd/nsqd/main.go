@@ -1,7 +1,6 @@
 package main
 
 import (
-	"fmt"
 	"os"
 	"os/signal"
 	"runtime"
@@ -28,7 +27,7 @@ func run() int {
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
 	e, err := engine.New(o, os.Stderr)
 	if err != nil {
-		fmt.Fprintf(os.Stderr, "[nsqd] FATAL: failed to instantiate nsqd - %s\n", err)
+		fatalf(os.Stderr, o, "failed to instantiate nsqd - %s", err)
 		return 1
 	}
 	e.Start()
@@ -36,11 +35,11 @@ func run() int {
 	select {
 	case <-signals:
 	case err := <-e.Failed():
-		fmt.Fprintf(os.Stderr, "[nsqd] FATAL: HTTP ended - %s\n", err)
+		fatalf(os.Stderr, o, "HTTP ended - %s", err)
 		code = 1
 	}
 	if err := e.Shutdown(); err != nil {
-		fmt.Fprintf(os.Stderr, "[nsqd] FATAL: not everything was saved - %s\n", err)
+		fatalf(os.Stderr, o, "not everything was saved - %s", err)
 		return 1
 	}
 	return code

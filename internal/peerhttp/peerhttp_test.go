@@ -78,7 +78,9 @@ func TestBadAnswers(t *testing.T) {
 	f(peerhttp.ErrTooLong.Error(), func(w http.ResponseWriter, _ *http.Request) {
 		fmt.Fprint(w, strings.Repeat(" ", 1<<20))
 	})
-	f("stopped after 10 redirects", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/auth?secret=hush", http.StatusFound) })
+	f("stopped after 10 redirects", func(w http.ResponseWriter, r *http.Request) {
+		http.Redirect(w, r, "/auth?secret=hush", http.StatusFound)
+	})
 	f("Timeout", func(w http.ResponseWriter, _ *http.Request) {
 		fmt.Fprint(w, `{"half":`)
 		w.(http.Flusher).Flush()
