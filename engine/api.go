@@ -185,22 +185,25 @@ func (a api) Stats(topic, channel string, includeClients bool) httpapi.Stats {
 			}
 		})
 	}
+	e2e := a.e.newEndToEnd()
 	for _, t := range a.e.broker.Topics() {
 		if topic != "" && t.Name() != topic {
 			continue
 		}
-		if ts, ok := topicStats(t, channel, consumers, includeClients); ok {
+		if ts, ok := topicStats(t, channel, consumers, includeClients, e2e); ok {
 			st.Topics = append(st.Topics, ts)
 		}
 	}
 	return st
 }
 
-func topicStats(t *broker.Topic, channel string, consumers map[*broker.Channel][]httpapi.ClientStats, includeClients bool) (httpapi.TopicStats, bool) {
+func topicStats(t *broker.Topic, channel string, consumers map[*broker.Channel][]httpapi.ClientStats, includeClients bool, e2e *endToEnd) (httpapi.TopicStats, bool) {
 	ts := httpapi.TopicStats{TopicName: t.Name(), Channels: []httpapi.ChannelStats{}, Paused: t.Paused()}
 	ts.Depth, ts.BackendDepth = t.Depth()
 	ts.MessageCount, ts.MessageBytes = t.Messages()
+	e2e.begin()
 	for _, c := range t.Channels() {
+		lat := e2e.channel(c) // the topic's has those of all its channels
 		if channel != "" && c.Name() != channel {
 			continue
 		}
@@ -211,6 +214,7 @@ func topicStats(t *broker.Topic, channel string, consumers map[*broker.Channel][
 			ClientCount: int(f.Clients), Paused: c.Paused(),
 		}
 		cs.Depth, cs.BackendDepth = c.Depth()
+		cs.E2E = lat
 		if includeClients {
 			cs.Clients = consumers[c]
 			if cs.Clients == nil {
@@ -219,6 +223,7 @@ func topicStats(t *broker.Topic, channel string, consumers map[*broker.Channel][
 		}
 		ts.Channels = append(ts.Channels, cs)
 	}
+	ts.E2E = e2e.topic()
 	return ts, channel == "" || len(ts.Channels) > 0
 }
 

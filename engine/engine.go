@@ -19,6 +19,7 @@ import (
 	"github.com/zsqio/zsq/engine/broker"
 	"github.com/zsqio/zsq/engine/httpapi"
 	"github.com/zsqio/zsq/engine/netloop"
+	"github.com/zsqio/zsq/engine/statsd"
 	"github.com/zsqio/zsq/internal/wire"
 	"github.com/zsqio/zsq/mmapqueue"
 )
@@ -36,7 +37,8 @@ type Engine struct {
 	handlers []*handler
 	meta     *metadata
 	peers    *peers
-	auth     *authority // nil when clients need no permission
+	statsd   *statsd.Pusher // nil when nothing is pushed
+	auth     *authority     // nil when clients need no permission
 
 	helperMu sync.Mutex // guards stopping and starting helpers
 	stopping bool
@@ -105,8 +107,6 @@ func (e *Engine) refuseUnbuilt() error {
 		what  string
 	}{
 		{o.TLSCert != "", "TLS"},
-		{o.StatsdAddress != "", "statsd"},
-		{len(o.E2EProcessingLatencyPercentiles) > 0, "end-to-end latency"},
 	} {
 		if f.given {
 			e.log.printf(LogWarn, "%s is not there yet in zsq; its options have no effect", f.what)
@@ -161,6 +161,7 @@ func (e *Engine) openBroker() error {
 		MemoryLimit:         e.opts.MemoryBudget(),
 		MaxMsgTimeout:       int64(e.opts.MaxMsgTimeout),
 		MaxChannelConsumers: e.opts.MaxChannelConsumers,
+		E2EWindow:           e.endToEndWindow(),
 		DataPath:            e.dataPath(),
 		Log: mmapqueue.Options{
 			SyncEvery:   e.opts.SyncEvery,
@@ -244,6 +245,7 @@ func (e *Engine) Start() {
 	e.group.Start()
 	e.help(e.housekeep)
 	e.peers.start()
+	e.startStatsd()
 }
 
 // housekeepEvery is the rhythm of what the broker asks to be done now and then.
@@ -292,6 +294,9 @@ func (e *Engine) Shutdown() error {
 	close(e.stopped)
 	e.peers.stop()
 	e.auth.stop()
+	if e.statsd != nil {
+		e.statsd.Stop()
+	}
 	e.helpers.Wait() // they wait for loops, which still run
 	if err := e.group.Shutdown(ctx); err != nil {
 		e.log.printf(LogWarn, "some clients did not take their last bytes: %v", err)

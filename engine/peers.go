@@ -210,6 +210,8 @@ func (e *Engine) option(name string) (any, bool) {
 	switch name {
 	case "log_level":
 		return LogLevel(e.log.level.Load()), true
+	case "statsd_prefix":
+		return e.statsdPrefix(), true
 	case "log_format":
 		return string(e.opts.LogFormat), true
 	case "nsqlookupd_tcp_addresses":

@@ -19,6 +19,7 @@ type Options struct {
 	MemoryLimit         int64             // bytes of message memory; beyond it messages overflow to disk
 	MaxMsgTimeout       int64             // ns, the limit of TOUCH
 	MaxChannelConsumers int               // 0: no limit
+	E2EWindow           int64             // ns of which channels know their end-to-end latency; 0: of none
 	DataPath            string            // parent of the backlogs' directories; "" keeps no backlog beyond this process
 	Log                 mmapqueue.Options // for the backlogs
 	Wall                func() int64      // wall clock, ns

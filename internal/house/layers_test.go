@@ -13,10 +13,10 @@ import (
 var layers = [][]string{
 	{"cmd/nsqd", "cmd/mmapdump", "bench", "internal/nsqtest"},
 	{"engine", "lookupd", "client"},
-	{"engine/httpapi", "engine/netloop", "engine/discover", "engine/auth"},
+	{"engine/httpapi", "engine/netloop", "engine/discover", "engine/auth", "engine/statsd"},
 	{"engine/broker"},
 	{"mmapqueue"},
-	{"ring", "internal/wire", "internal/block", "internal/peerhttp"},
+	{"ring", "internal/wire", "internal/block", "internal/peerhttp", "internal/latency"},
 	{"internal/invariant", "internal/house"},
 }
 
