@@ -28,6 +28,7 @@ func (e *Engine) httpConfig() httpapi.Config {
 		HTTPSPort:        func() int { return 0 },
 		StartTime:        e.started,
 		StallTimeout:     e.opts.ReapTimeout,
+		Metrics:          e.metricsHandler(),
 		Logf: func(level int, format string, args ...any) {
 			e.log.printf(LogLevel(level), format, args...)
 		},
@@ -169,19 +170,18 @@ func (a api) Stats(topic, channel string, includeClients bool) httpapi.Stats {
 	consumers := map[*broker.Channel][]httpapi.ClientStats{}
 	if includeClients {
 		var mu sync.Mutex
-		a.e.onLoops(func(h *handler) {
+		a.e.eachConn(func(c *conn) {
+			if !c.greeted || c.sub == nil && len(c.pubs) == 0 {
+				return
+			}
+			cs := c.stats(topic)
 			mu.Lock()
 			defer mu.Unlock()
-			for _, c := range h.conns {
-				if c == nil || !c.greeted {
-					continue
-				}
-				if c.sub != nil {
-					consumers[c.sub.Channel()] = append(consumers[c.sub.Channel()], c.stats(topic))
-				}
-				if len(c.pubs) > 0 {
-					st.Producers = append(st.Producers, c.stats(topic))
-				}
+			if c.sub != nil {
+				consumers[c.sub.Channel()] = append(consumers[c.sub.Channel()], cs)
+			}
+			if len(c.pubs) > 0 {
+				st.Producers = append(st.Producers, cs)
 			}
 		})
 	}
@@ -237,6 +237,37 @@ func (e *Engine) onLoops(f func(h *handler)) {
 			defer wg.Done()
 			f(e.handlers[i])
 		})
+	}
+	wg.Wait()
+}
+
+// connsAtOnce is how many connections a loop tells of before its clients have
+// their turn: some tenths of a millisecond.
+const connsAtOnce = 128
+
+// eachConn calls f for every connection, each on its loop, and waits. Those that
+// come or go meanwhile may be missed.
+func (e *Engine) eachConn(f func(c *conn)) {
+	var wg sync.WaitGroup
+	for i, l := range e.group.Loops() {
+		h := e.handlers[i]
+		next := 0
+		wg.Add(1)
+		var some func()
+		some = func() {
+			end := min(next+connsAtOnce, len(h.conns))
+			for ; next < end; next++ {
+				if c := h.conns[next]; c != nil {
+					f(c)
+				}
+			}
+			if next < len(h.conns) {
+				l.Do(some) // behind what has come in since
+				return
+			}
+			wg.Done()
+		}
+		l.Do(some)
 	}
 	wg.Wait()
 }

@@ -57,6 +57,7 @@ type conn struct {
 	beatNs    int64  // heartbeat interval, 0 for none
 	nextBeat  int64
 	heardNs   int64 // when the last command was complete
+	waitNs    int64 // when waiting began
 	blockedAt int64 // the heartbeat at which output was stuck, 0 for none
 }
 
@@ -85,6 +86,7 @@ func (c *conn) Accepted(err error) {
 		c.closing = true
 	}
 	c.flushAnswers()
+	c.h.answered(c)
 	if c.waiting {
 		c.waiting = false
 		if !c.deaf() && !c.closing {

@@ -1,8 +1,12 @@
 package engine
 
 import (
+	"net/http"
+	"sync"
+
 	"github.com/zsqio/zsq/engine/broker"
 	"github.com/zsqio/zsq/engine/httpapi"
+	"github.com/zsqio/zsq/engine/metrics"
 	"github.com/zsqio/zsq/engine/netloop"
 	"github.com/zsqio/zsq/engine/statsd"
 	"github.com/zsqio/zsq/internal/latency"
@@ -136,4 +140,100 @@ func statsdMemory() statsd.Memory {
 		{Name: "gc_pause_usec_95", Value: m.GCPauseUsec95},
 		{Name: "next_gc_bytes", Value: m.NextGCBytes},
 	}}
+}
+
+// loopFigures are a loop's own counts of what took how long.
+type loopFigures struct {
+	rounds    latency.Histogram // of the loop
+	publishes latency.Histogram // from a publish's arrival to its acceptance
+	commits   latency.Histogram // of these, what waited for the disk
+}
+
+// roundEnds counts a round that began at now, and the publishers that were
+// answered in it.
+func (h *handler) roundEnds(now int64) {
+	took := netloop.Now() - now
+	h.figures.rounds.Record(took, 1)
+	if h.accepted > 0 {
+		h.figures.publishes.Record(took, h.accepted)
+		h.accepted = 0
+	}
+}
+
+// answered counts a publisher whose publishes of a round are accepted, at the
+// end of that round or, if it waits, later.
+func (h *handler) answered(c *conn) {
+	if !c.waiting {
+		h.accepted++
+		return
+	}
+	waited := h.loop.Now() - c.waitNs
+	h.figures.publishes.Record(waited, 1)
+	h.figures.commits.Record(waited, 1)
+}
+
+// metricsHandler is nil when there is to be no /metrics.
+func (e *Engine) metricsHandler() http.Handler {
+	if e.opts.Metrics == MetricsOff {
+		return nil
+	}
+	return metrics.Handler(e.metricsSnapshot)
+}
+
+func (e *Engine) metricsSnapshot() metrics.Snapshot {
+	s := metrics.Snapshot{
+		Version: Version, OwnVersion: OwnVersion, Healthy: e.broker.Health() == nil, Start: e.started, MemoryBytes: e.broker.Memory(),
+		Rounds: make([]latency.Histogram, len(e.handlers)),
+	}
+	var mu sync.Mutex
+	e.onLoops(func(h *handler) {
+		total := h.shard.EndToEnd()
+		mu.Lock()
+		defer mu.Unlock()
+		s.EndToEnd.Merge(&total)
+		s.Publish.Merge(&h.figures.publishes)
+		s.Commit.Merge(&h.figures.commits)
+		s.Rounds[h.loop.Index()] = h.figures.rounds
+		s.Connections += len(h.conns) - len(h.free)
+	})
+	e2e := e.newEndToEnd()
+	for _, t := range e.broker.Topics() {
+		s.TopicCount++
+		s.ChannelCount += len(t.Channels())
+		if e.opts.Metrics == MetricsNode {
+			continue
+		}
+		ts, _ := topicStats(t, "", nil, false, e2e)
+		s.Topics = append(s.Topics, e.metricsTopic(&ts))
+	}
+	return s
+}
+
+func (e *Engine) metricsTopic(ts *httpapi.TopicStats) metrics.Topic {
+	t := metrics.Topic{
+		Name: ts.TopicName, Paused: ts.Paused, Messages: ts.MessageCount, Bytes: ts.MessageBytes,
+		Depth: ts.Depth, Backend: ts.BackendDepth, EndToEnd: metricsQuantiles(ts.E2E),
+	}
+	if e.opts.Metrics != MetricsChannel {
+		return t
+	}
+	t.Channels = make([]metrics.Channel, 0, len(ts.Channels))
+	for i := range ts.Channels {
+		c := &ts.Channels[i]
+		t.Channels = append(t.Channels, metrics.Channel{
+			Name: c.ChannelName, Paused: c.Paused, Messages: c.MessageCount, Requeues: c.RequeueCount, Timeouts: c.TimeoutCount,
+			ZoneLocal: c.ZoneLocalMsgCount, RegionLocal: c.RegionLocalMsgCount, Global: c.GlobalMsgCount,
+			Depth: c.Depth, Backend: c.BackendDepth, InFlight: int64(c.InFlightCount), Deferred: int64(c.DeferredCount),
+			Clients: int64(c.ClientCount), EndToEnd: metricsQuantiles(c.E2E),
+		})
+	}
+	return t
+}
+
+func metricsQuantiles(e2e httpapi.E2E) []metrics.Quantile {
+	var list []metrics.Quantile
+	for _, p := range e2e.Percentiles {
+		list = append(list, metrics.Quantile{Quantile: p.Quantile, Seconds: p.Value / 1e9})
+	}
+	return list
 }

@@ -140,3 +140,74 @@ func TestStatsd(t *testing.T) {
 		t.Errorf("got  %q\nwant %q and 9 of the memory", got, want)
 	}
 }
+
+// TestMetrics scrapes a daemon at every detail.
+func TestMetrics(t *testing.T) {
+	f := func(detail engine.MetricsDetail, percentiles []float64, want, wantNot string) {
+		t.Helper()
+		o := options(t)
+		o.Metrics, o.E2EProcessingLatencyPercentiles = detail, percentiles
+		e := start(t, o)
+		post(t, e, "/topic/create?topic=t", "")
+		post(t, e, "/channel/create?topic=t&channel=c", "")
+		producer := greet(t, e, pub("t", "abc"))
+		producer.want("OK")
+		finish(t, e, "t", "c", 1)
+		text := get(t, e, "/metrics")
+		for line := range strings.Lines(want) {
+			if line = strings.TrimSpace(line); line != "" && !strings.Contains(text, "\n"+line) {
+				t.Errorf("%s: missing %s", detail, line)
+			}
+		}
+		if strings.Contains(text, wantNot) {
+			t.Errorf("%s: there is %s", detail, wantNot)
+		}
+	}
+	const node = `
+		nsqd_healthy 1
+		nsqd_topics 2
+		nsqd_channels 1
+		nsqd_e2e_latency_seconds_count 1
+		nsqd_publish_latency_seconds_count 2
+		nsqd_loop_round_seconds_count{loop="0"}
+		go_goroutines `
+	const topic = `
+		nsqd_topic_messages_total{topic="t"} 1
+		nsqd_topic_message_bytes_total{topic="t"} 3
+		nsqd_topic_depth{topic="done"} 1`
+	f(engine.MetricsNode, nil, node, "topic=")
+	f(engine.MetricsTopic, nil, node+topic, "channel=")
+	f(engine.MetricsChannel, []float64{0.5}, node+topic+`
+		nsqd_channel_messages_total{channel="c",topic="t"} 1
+		nsqd_channel_depth{channel="c",topic="t"} 0
+		nsqd_topic_e2e_processing_latency_seconds{percentile="50",topic="t"}
+		nsqd_channel_e2e_processing_latency_seconds{channel="c",percentile="50",topic="t"}`, "global")
+	o := options(t)
+	o.Metrics = engine.MetricsOff
+	e := start(t, o)
+	r, err := http.Get("http://" + e.HTTPAddr().String() + "/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = r.Body.Close()
+	if r.StatusCode != http.StatusNotFound {
+		t.Errorf("off: %s", r.Status)
+	}
+}
+
+// TestManyConnections lists more connections than a loop tells of at a time.
+func TestManyConnections(t *testing.T) {
+	o := options(t)
+	o.Loops = 2
+	e := start(t, o)
+	const count = 300
+	for range count {
+		greet(t, e, sub("t", "c"), pub("t", "x")).want("OK", "OK")
+	}
+	if s := topicStats(t, e, "t"); len(s.Channels[0].Clients) != count {
+		t.Errorf("%d of %d clients are listed", len(s.Channels[0].Clients), count)
+	}
+	if n := strings.Count(get(t, e, "/stats?format=json&topic=t&include_clients=true"), `"pub_counts":`); n != 2*count {
+		t.Errorf("%d pub_counts for %d clients that are producers too", n, count)
+	}
+}

@@ -22,6 +22,9 @@ type handler struct {
 	inRound bool
 	ended   bool
 
+	accepted uint64 // publishers answered in this round
+	figures  loopFigures
+
 	wallBase int64 // wall clock minus monotonic, ns
 	wallRead int64 // when wallBase was read, monotonic
 }
@@ -203,6 +206,7 @@ func (h *handler) Closed(nc *netloop.Conn, err error) {
 func (h *handler) Round(l *netloop.Loop, now int64) {
 	h.begin(l)
 	h.shard.EndRound()
+	h.roundEnds(now)
 	for i := 0; i < len(h.owing); i++ {
 		c := h.owing[i]
 		c.owing = false
@@ -211,7 +215,7 @@ func (h *handler) Round(l *netloop.Loop, now int64) {
 		case !c.pub.Pending():
 			c.flushAnswers()
 		case !c.waiting:
-			c.waiting = true
+			c.waiting, c.waitNs = true, now
 			c.nc.PauseRead()
 		}
 	}

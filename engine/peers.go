@@ -214,6 +214,8 @@ func (e *Engine) option(name string) (any, bool) {
 		return e.statsdPrefix(), true
 	case "log_format":
 		return string(e.opts.LogFormat), true
+	case "metrics":
+		return string(e.opts.Metrics), true
 	case "nsqlookupd_tcp_addresses":
 		return e.peers.addresses(), true
 	case "broadcast_tcp_port":

@@ -36,6 +36,8 @@ func sampleOf(t *testing.T, f engine.Field) sample {
 		return sample{"ERROR", `"error"`, `"debug"`}
 	case *engine.LogFormat:
 		return sample{"json", `"json"`, `"text"`}
+	case *engine.MetricsDetail:
+		return sample{"node", `"node"`, `"off"`}
 	case *engine.TLSRequired:
 		return sample{"tcp-https", `"tcp-https"`, `true`}
 	case *engine.TLSVersion:
