@@ -29,6 +29,7 @@ func (e *Engine) httpConfig() httpapi.Config {
 		HTTPSPort:        func() int { return port(e.httpsAddr) },
 		StartTime:        e.started,
 		StallTimeout:     e.opts.ReapTimeout,
+		Metrics:          e.metricsHandler(),
 		Logf: func(level int, format string, args ...any) {
 			e.log.printf(LogLevel(level), format, args...)
 		},
@@ -48,25 +49,6 @@ func (e *Engine) info() httpapi.Info {
 		MaxOutputBufferTimeout: e.opts.MaxOutputBufferTimeout, MaxDeflateLevel: e.opts.MaxDeflateLevel,
 		TopologyZone: e.opts.TopologyZone, TopologyRegion: e.opts.TopologyRegion,
 	}
-}
-
-func (e *Engine) option(name string) (any, bool) {
-	if name == "log_level" {
-		return LogLevel(e.log.level.Load()), true
-	}
-	return e.opts.Lookup(name)
-}
-
-func (e *Engine) setOption(name string, value []byte) error {
-	if name != "log_level" {
-		return httpapi.ErrInvalidOption
-	}
-	var level LogLevel
-	if err := level.Set(string(value)); err != nil {
-		return err
-	}
-	e.log.level.Store(int64(level))
-	return nil
 }
 
 // httpErrors gives the broker's errors the API's names.
@@ -100,8 +82,12 @@ func (a api) Publish(topic string, bodies [][]byte, deferBy time.Duration) error
 
 // CreateTopic creates a topic if there is none of that name.
 func (a api) CreateTopic(name string) error {
-	_, err := a.e.broker.Topic(name)
-	return httpErrors(err)
+	t, err := a.e.broker.Topic(name)
+	if err != nil {
+		return httpErrors(err)
+	}
+	a.e.peers.await(t) // as upstream, whose topic has its channels when this is answered
+	return nil
 }
 
 // HasTopic reports whether there is such a topic.
@@ -185,38 +171,40 @@ func (a api) Stats(topic, channel string, includeClients bool) httpapi.Stats {
 	consumers := map[*broker.Channel][]httpapi.ClientStats{}
 	if includeClients {
 		var mu sync.Mutex
-		a.e.onLoops(func(h *handler) {
+		a.e.eachConn(func(c *conn) {
+			if !c.greeted || c.sub == nil && len(c.pubs) == 0 {
+				return
+			}
+			cs := c.stats(topic)
 			mu.Lock()
 			defer mu.Unlock()
-			for _, c := range h.conns {
-				if c == nil || !c.greeted {
-					continue
-				}
-				if c.sub != nil {
-					consumers[c.sub.Channel()] = append(consumers[c.sub.Channel()], c.stats(topic))
-				}
-				if len(c.pubs) > 0 {
-					st.Producers = append(st.Producers, c.stats(topic))
-				}
+			if c.sub != nil {
+				consumers[c.sub.Channel()] = append(consumers[c.sub.Channel()], cs)
+			}
+			if len(c.pubs) > 0 {
+				st.Producers = append(st.Producers, cs)
 			}
 		})
 	}
+	e2e := a.e.newEndToEnd()
 	for _, t := range a.e.broker.Topics() {
 		if topic != "" && t.Name() != topic {
 			continue
 		}
-		if ts, ok := topicStats(t, channel, consumers, includeClients); ok {
+		if ts, ok := topicStats(t, channel, consumers, includeClients, e2e); ok {
 			st.Topics = append(st.Topics, ts)
 		}
 	}
 	return st
 }
 
-func topicStats(t *broker.Topic, channel string, consumers map[*broker.Channel][]httpapi.ClientStats, includeClients bool) (httpapi.TopicStats, bool) {
+func topicStats(t *broker.Topic, channel string, consumers map[*broker.Channel][]httpapi.ClientStats, includeClients bool, e2e *endToEnd) (httpapi.TopicStats, bool) {
 	ts := httpapi.TopicStats{TopicName: t.Name(), Channels: []httpapi.ChannelStats{}, Paused: t.Paused()}
 	ts.Depth, ts.BackendDepth = t.Depth()
 	ts.MessageCount, ts.MessageBytes = t.Messages()
+	e2e.begin()
 	for _, c := range t.Channels() {
+		lat := e2e.channel(c) // the topic's has those of all its channels
 		if channel != "" && c.Name() != channel {
 			continue
 		}
@@ -227,6 +215,7 @@ func topicStats(t *broker.Topic, channel string, consumers map[*broker.Channel][
 			ClientCount: int(f.Clients), Paused: c.Paused(),
 		}
 		cs.Depth, cs.BackendDepth = c.Depth()
+		cs.E2E = lat
 		if includeClients {
 			cs.Clients = consumers[c]
 			if cs.Clients == nil {
@@ -235,6 +224,7 @@ func topicStats(t *broker.Topic, channel string, consumers map[*broker.Channel][
 		}
 		ts.Channels = append(ts.Channels, cs)
 	}
+	ts.E2E = e2e.topic()
 	return ts, channel == "" || len(ts.Channels) > 0
 }
 
@@ -252,6 +242,37 @@ func (e *Engine) onLoops(f func(h *handler)) {
 	wg.Wait()
 }
 
+// connsAtOnce is how many connections a loop tells of before its clients have
+// their turn: some tenths of a millisecond.
+const connsAtOnce = 128
+
+// eachConn calls f for every connection, each on its loop, and waits. Those that
+// come or go meanwhile may be missed.
+func (e *Engine) eachConn(f func(c *conn)) {
+	var wg sync.WaitGroup
+	for i, l := range e.group.Loops() {
+		h := e.handlers[i]
+		next := 0
+		wg.Add(1)
+		var some func()
+		some = func() {
+			end := min(next+connsAtOnce, len(h.conns))
+			for ; next < end; next++ {
+				if c := h.conns[next]; c != nil {
+					f(c)
+				}
+			}
+			if next < len(h.conns) {
+				l.Do(some) // behind what has come in since
+				return
+			}
+			wg.Done()
+		}
+		l.Do(some)
+	}
+	wg.Wait()
+}
+
 // stats describes the connection; topic is the one whose publishes to count.
 func (c *conn) stats(topic string) httpapi.ClientStats {
 	cs := httpapi.ClientStats{
@@ -265,6 +286,9 @@ func (c *conn) stats(topic string) httpapi.ClientStats {
 		cs.ClientID, cs.Hostname = host, host
 	}
 	c.tr.describe(&cs)
+	if a := c.auth; a != nil && a.perms != nil {
+		cs.Authed, cs.AuthIdentity, cs.AuthIdentityURL = true, a.perms.Identity, a.perms.IdentityURL
+	}
 	if s := c.sub; s != nil {
 		n := s.Counts()
 		cs.ReadyCount, cs.InFlightCount = n.Ready, n.InFlight

@@ -70,7 +70,7 @@ func (c *conn) do(cmd *wire.Command) *wire.Error {
 	case wire.OpIdentify:
 		return c.cmdIdentify(cmd)
 	case wire.OpAuth:
-		return wire.ErrAuthDisabled
+		return c.cmdAuth(cmd)
 	case wire.OpCls:
 		c.state = stateClosing
 		if c.sub != nil {

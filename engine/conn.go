@@ -45,13 +45,15 @@ type conn struct {
 	pub  broker.Publisher
 	last *broker.Topic // of the last publish
 	pubs []pubCount
-	op   wire.Op // of the last publish, for its error
+	auth *clientAuth // nil before AUTH
+	op   wire.Op     // of the last publish, for its error
 
 	oks     int    // OK frames owed, before answers
 	answers []byte // frames owed
 	owing   bool   // on the handler's list
 	waiting bool   // reading is paused until the publishes are accepted
 	stuffed bool   // reading is paused until the output has drained
+	asking  bool   // reading is paused until the auth server has answered
 	closing bool   // a fatal error is among the answers
 	resume  wire.BatchState
 	stall   *wire.Error // what the client is told if the body it has begun never ends
@@ -60,6 +62,7 @@ type conn struct {
 	beatNs    int64  // heartbeat interval, 0 for none
 	nextBeat  int64
 	heardNs   int64 // when the last command was complete
+	waitNs    int64 // when waiting began
 	blockedAt int64 // the heartbeat at which output was stuck, 0 for none
 }
 
@@ -88,11 +91,15 @@ func (c *conn) Accepted(err error) {
 		c.closing = true
 	}
 	c.flushAnswers()
+	c.h.answered(c)
 	if c.waiting {
 		c.waiting = false
 		c.listen()
 	}
 }
+
+// deaf reports whether reading is paused, for whatever reason.
+func (c *conn) deaf() bool { return c.waiting || c.stuffed || c.asking }
 
 // answer queues a frame behind the OKs owed.
 func (c *conn) answer(frame ...byte) {
@@ -222,7 +229,7 @@ func (c *conn) onTimer(now int64) {
 	case !c.greeted:
 		c.nc.Close(errMagic)
 		return
-	case now >= c.heardNs+2*c.beatNs && !c.waiting && !c.stuffed:
+	case now >= c.heardNs+2*c.beatNs && !c.deaf():
 		c.silent()
 		return
 	case now >= c.nextBeat:
@@ -237,7 +244,7 @@ func (c *conn) onTimer(now int64) {
 		}
 		c.nextBeat = now + c.beatNs
 	}
-	if c.waiting || c.stuffed {
+	if c.deaf() {
 		c.heardNs = now // it is we who do not listen
 	}
 	c.setTimer()

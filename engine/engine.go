@@ -20,6 +20,7 @@ import (
 	"github.com/zsqio/zsq/engine/broker"
 	"github.com/zsqio/zsq/engine/httpapi"
 	"github.com/zsqio/zsq/engine/netloop"
+	"github.com/zsqio/zsq/engine/statsd"
 	"github.com/zsqio/zsq/internal/wire"
 	"github.com/zsqio/zsq/mmapqueue"
 )
@@ -36,6 +37,9 @@ type Engine struct {
 	group    *netloop.Group
 	handlers []*handler
 	meta     *metadata
+	peers    *peers
+	statsd   *statsd.Pusher // nil when nothing is pushed
+	auth     *authority     // nil when clients need no permission
 
 	helperMu sync.Mutex // guards stopping and starting helpers
 	stopping bool
@@ -62,21 +66,21 @@ const shutdownFlush = time.Second
 // New opens the data path, brings back what an earlier run left and listens.
 // Nothing is served before Start. logOut gets the log.
 func New(o *Options, logOut io.Writer) (_ *Engine, err error) {
-	e := &Engine{opts: o, log: newLogger(logOut, o.LogPrefix, o.LogLevel), started: time.Now(), httpError: make(chan error, 2), stopped: make(chan struct{})}
+	e := &Engine{opts: o, log: newLogger(logOut, o.LogPrefix, o.LogFormat, o.LogLevel), started: time.Now(), httpError: make(chan error, 2), stopped: make(chan struct{})}
 	e.limits = wire.Limits{MaxMsgSize: o.MaxMsgSize, MaxBodySize: o.MaxBodySize, MaxRdyCount: o.MaxRdyCount, MaxReqTimeout: o.MaxReqTimeout}
 	e.defaultClient = defaultClient(o)
 	e.identify = wire.IdentifyLimits{
 		MaxHeartbeatInterval: o.MaxHeartbeatInterval, MaxOutputBufferSize: int(o.MaxOutputBufferSize),
 		MinOutputBufferTimeout: o.MinOutputBufferTimeout, MaxOutputBufferTimeout: o.MaxOutputBufferTimeout,
 		MaxMsgTimeout: o.MaxMsgTimeout, MaxDeflateLevel: o.MaxDeflateLevel, MaxRdyCount: o.MaxRdyCount, Version: Version,
-		TopologyRegion: o.TopologyRegion, TopologyZone: o.TopologyZone,
+		TopologyRegion: o.TopologyRegion, TopologyZone: o.TopologyZone, AuthRequired: len(o.AuthHTTPAddresses) > 0,
 	}
 	defer func() {
 		if err != nil {
 			e.release()
 		}
 	}()
-	if err := e.refuseUnbuilt(); err != nil {
+	if e.auth, err = newAuthority(o); err != nil {
 		return nil, err
 	}
 	if e.lock, err = lockDataPath(e.dataPath()); err != nil {
@@ -94,29 +98,6 @@ func New(o *Options, logOut io.Writer) (_ *Engine, err error) {
 		return nil, err
 	}
 	return e, e.listen()
-}
-
-// refuseUnbuilt refuses options that promise protection which this version does
-// not give, and warns of the others that it does not serve.
-func (e *Engine) refuseUnbuilt() error {
-	o := e.opts
-	switch {
-	case len(o.AuthHTTPAddresses) > 0:
-		return errors.New("AUTH is not there yet in zsq, so --auth-http-address cannot be honoured")
-	}
-	for _, f := range []struct {
-		given bool
-		what  string
-	}{
-		{len(o.NSQLookupdTCPAddresses) > 0, "registration with nsqlookupd"},
-		{o.StatsdAddress != "", "statsd"},
-		{len(o.E2EProcessingLatencyPercentiles) > 0, "end-to-end latency"},
-	} {
-		if f.given {
-			e.log.printf(LogWarn, "%s is not there yet in zsq; its options have no effect", f.what)
-		}
-	}
-	return nil
 }
 
 func (e *Engine) dataPath() string {
@@ -158,12 +139,14 @@ func (e *Engine) openBroker() error {
 		return err
 	}
 	e.meta = newMetadata(filepath.Join(e.dataPath(), "nsqd.dat"), e)
+	e.peers = newPeers(e)
 	e.broker = broker.New(broker.Options{
 		Shards:              len(e.handlers),
 		MemQueueSize:        int(e.opts.MemQueueSize),
 		MemoryLimit:         e.opts.MemoryBudget(),
 		MaxMsgTimeout:       int64(e.opts.MaxMsgTimeout),
 		MaxChannelConsumers: e.opts.MaxChannelConsumers,
+		E2EWindow:           e.endToEndWindow(),
 		DataPath:            e.dataPath(),
 		Log: mmapqueue.Options{
 			SyncEvery:   e.opts.SyncEvery,
@@ -172,7 +155,8 @@ func (e *Engine) openBroker() error {
 		},
 		Wall:    func() int64 { return time.Now().UnixNano() },
 		Waker:   waker{e},
-		Changed: e.meta.changed,
+		Changed: e.changed,
+		Created: e.peers.created,
 		Logf: func(_, format string, args ...any) {
 			e.log.printf(LogError, format, args...)
 		},
@@ -264,6 +248,8 @@ func (e *Engine) Start() {
 	}
 	e.group.Start()
 	e.help(e.housekeep)
+	e.peers.start()
+	e.startStatsd()
 }
 
 // housekeepEvery is the rhythm of what the broker asks to be done now and then.
@@ -310,6 +296,11 @@ func (e *Engine) Shutdown() error {
 	e.stopping = true
 	e.helperMu.Unlock()
 	close(e.stopped)
+	e.peers.stop()
+	e.auth.stop()
+	if e.statsd != nil {
+		e.statsd.Stop()
+	}
 	e.helpers.Wait() // they wait for loops, which still run
 	if err := e.group.Shutdown(ctx); err != nil {
 		e.log.printf(LogWarn, "some clients did not take their last bytes: %v", err)
@@ -328,16 +319,21 @@ func (e *Engine) Shutdown() error {
 }
 
 // help runs f on a goroutine that Shutdown waits for. Once a stop has begun
-// nothing is started any more.
-func (e *Engine) help(f func()) {
+// nothing is started any more, and the answer is false.
+func (e *Engine) help(f func()) bool {
 	e.helperMu.Lock()
 	defer e.helperMu.Unlock()
 	if !e.stopping {
 		e.helpers.Go(f)
 	}
+	return !e.stopping
 }
 
 func (e *Engine) release() {
+	if e.peers != nil {
+		e.peers.stop()
+	}
+	e.auth.stop()
 	for _, s := range e.servers {
 		_ = s.Close()
 	}

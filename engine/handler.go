@@ -23,6 +23,9 @@ type handler struct {
 	inRound bool
 	ended   bool
 
+	accepted uint64 // publishers answered in this round
+	figures  loopFigures
+
 	wallBase int64 // wall clock minus monotonic, ns
 	wallRead int64 // when wallBase was read, monotonic
 }
@@ -90,7 +93,7 @@ func (h *handler) Traffic(nc *netloop.Conn, b []byte) (used int) {
 	}
 	heard := false
 	c.stall = nil
-	for used < len(b) && !c.closing && !c.upgrading {
+	for used < len(b) && !c.closing && !c.upgrading && !c.asking {
 		n, done := h.command(c, b[used:])
 		if !done {
 			break
@@ -129,6 +132,9 @@ func (h *handler) command(c *conn, b []byte) (n int, done bool) {
 		c.fail(e)
 		return len(b), true
 	}
+	if cmd.Op == wire.OpMpub && !c.allowed(cmd) {
+		return 0, false
+	}
 	n = line
 	if cmd.Op.HasBody() {
 		cmd.Resume = c.resume
@@ -145,6 +151,9 @@ func (h *handler) command(c *conn, b []byte) (n int, done bool) {
 		}
 		c.resume = wire.BatchState{}
 		n += body
+	}
+	if cmd.Op != wire.OpMpub && !c.allowed(cmd) {
+		return 0, false
 	}
 	if e := c.do(cmd); e != nil {
 		c.fail(e)
@@ -210,6 +219,7 @@ func (h *handler) Closed(nc *netloop.Conn, err error) {
 func (h *handler) Round(l *netloop.Loop, now int64) {
 	h.begin(l)
 	h.shard.EndRound()
+	h.roundEnds(now)
 	for i := 0; i < len(h.owing); i++ {
 		c := h.owing[i]
 		c.owing = false
@@ -218,7 +228,7 @@ func (h *handler) Round(l *netloop.Loop, now int64) {
 		case !c.pub.Pending():
 			c.flushAnswers()
 		case !c.waiting:
-			c.waiting = true
+			c.waiting, c.waitNs = true, now
 			c.nc.PauseRead()
 		}
 	}

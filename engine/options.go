@@ -96,6 +96,8 @@ type Options struct {
 
 	// The rest is zsq's own.
 
+	LogFormat   LogFormat
+	Metrics     MetricsDetail
 	Loops       int           // event loops; 0: see LoopCount
 	MemoryLimit int64         // bytes for messages in memory; 0: see MemoryBudget
 	OutputLimit int64         // bytes a connection may owe its reader
@@ -165,6 +167,8 @@ func NewOptions() *Options {
 
 		Experiments: []string{},
 
+		LogFormat:   LogText,
+		Metrics:     MetricsChannel,
 		OutputLimit: 1 << 20,
 		ReapTimeout: 15 * time.Second,
 
@@ -378,6 +382,8 @@ func (o *Options) Fields() []Field {
 		{Flag: "snappy", Usage: "offer snappy", Ptr: &o.SnappyEnabled},
 		{Flag: "enable-experiment", Usage: "name of an experimental feature (may be given several times)", Ptr: &o.Experiments},
 
+		{Own: true, Flag: "log-format", Usage: "form of log lines: text or json", Ptr: &o.LogFormat},
+		{Own: true, Flag: "metrics", Usage: "what /metrics has series for: channel, topic, node or off; the later, the fewer", Ptr: &o.Metrics},
 		{Own: true, Flag: "loops", Usage: "event loops (default 0, one less than the cores)", Ptr: &o.Loops},
 		{Own: true, Flag: "memory-limit", Usage: "bytes for messages in memory (default 0, a quarter of the memory there is)", Ptr: &o.MemoryLimit},
 		{Own: true, Flag: "output-limit", Usage: "bytes a client may leave unread before it is served no more", Ptr: &o.OutputLimit},
@@ -443,6 +449,58 @@ func (l *LogLevel) Set(s string) error {
 
 // Get makes LogLevel a flag.Getter.
 func (l *LogLevel) Get() any { return *l }
+
+// LogFormat is the form of log lines.
+type LogFormat string
+
+// The forms of log lines: upstream's text, or one JSON object a line.
+const (
+	LogText LogFormat = "text"
+	LogJSON LogFormat = "json"
+)
+
+// String returns the flag's word.
+func (f *LogFormat) String() string { return string(*f) }
+
+// Set takes text or json.
+func (f *LogFormat) Set(s string) error {
+	if v := LogFormat(s); v == LogText || v == LogJSON {
+		*f = v
+		return nil
+	}
+	return fmt.Errorf("invalid log format '%s' (text, json)", s)
+}
+
+// Get makes LogFormat a flag.Getter.
+func (f *LogFormat) Get() any { return *f }
+
+// MetricsDetail says down to what /metrics goes, which bounds its series.
+type MetricsDetail string
+
+// How far down /metrics goes: 9 series a channel, 5 a topic, and some 300 for
+// the node, percentiles aside.
+const (
+	MetricsChannel MetricsDetail = "channel"
+	MetricsTopic   MetricsDetail = "topic"
+	MetricsNode    MetricsDetail = "node"
+	MetricsOff     MetricsDetail = "off" // there is no /metrics
+)
+
+// String returns the flag's word.
+func (m *MetricsDetail) String() string { return string(*m) }
+
+// Set takes channel, topic, node or off.
+func (m *MetricsDetail) Set(s string) error {
+	switch v := MetricsDetail(s); v {
+	case MetricsChannel, MetricsTopic, MetricsNode, MetricsOff:
+		*m = v
+		return nil
+	}
+	return fmt.Errorf("invalid detail '%s' (channel, topic, node, off)", s)
+}
+
+// Get makes MetricsDetail a flag.Getter.
+func (m *MetricsDetail) Get() any { return *m }
 
 // TLSRequired says which clients must use TLS. Its numbers are seen in /config.
 type TLSRequired int

@@ -46,7 +46,7 @@ func (c *conn) plan(id *wire.Identify) {
 
 // listen reads on unless there is a reason not to.
 func (c *conn) listen() {
-	if !c.waiting && !c.stuffed && !c.closing && (!c.upgrading || c.tr.hs != nil) {
+	if !c.deaf() && !c.closing && (!c.upgrading || c.tr.hs != nil) {
 		c.nc.ResumeRead()
 	}
 }

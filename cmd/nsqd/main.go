@@ -9,7 +9,6 @@
 package main
 
 import (
-	"fmt"
 	"os"
 	"os/signal"
 	"runtime"
@@ -40,13 +39,13 @@ func run() int {
 	}
 	e, err := engine.New(o, os.Stderr)
 	if err != nil {
-		fmt.Fprintf(os.Stderr, "[nsqd] FATAL: failed to instantiate nsqd - %s\n", err)
+		fatalf(os.Stderr, o, "failed to instantiate nsqd - %s", err)
 		return 1
 	}
 	e.Start()
-	code = serve(e, signals)
+	code = serve(e, o, signals)
 	if err := e.Shutdown(); err != nil {
-		fmt.Fprintf(os.Stderr, "[nsqd] FATAL: not everything was saved - %s\n", err)
+		fatalf(os.Stderr, o, "not everything was saved - %s", err)
 		return 1
 	}
 	return code
@@ -54,7 +53,7 @@ func run() int {
 
 // serve waits for the end, and reloads certificates when it is told to. It
 // returns the exit code, as far as it is known by then.
-func serve(e *engine.Engine, signals <-chan os.Signal) int {
+func serve(e *engine.Engine, o *engine.Options, signals <-chan os.Signal) int {
 	for {
 		select {
 		case s := <-signals:
@@ -63,7 +62,7 @@ func serve(e *engine.Engine, signals <-chan os.Signal) int {
 			}
 			_ = e.ReloadCertificates() // it has logged why not
 		case err := <-e.Failed():
-			fmt.Fprintf(os.Stderr, "[nsqd] FATAL: HTTP ended - %s\n", err)
+			fatalf(os.Stderr, o, "HTTP ended - %s", err)
 			return 1
 		}
 	}

@@ -19,11 +19,13 @@ type Options struct {
 	MemoryLimit         int64             // bytes of message memory; beyond it messages overflow to disk
 	MaxMsgTimeout       int64             // ns, the limit of TOUCH
 	MaxChannelConsumers int               // 0: no limit
+	E2EWindow           int64             // ns of which channels know their end-to-end latency; 0: of none
 	DataPath            string            // parent of the backlogs' directories; "" keeps no backlog beyond this process
 	Log                 mmapqueue.Options // for the backlogs
 	Wall                func() int64      // wall clock, ns
 	Waker               Waker
-	Changed             func(ephemeral bool)                    // a topic or channel came, went or was paused; must not block
+	Changed             func(topic string, ephemeral bool)      // it or a channel of it came, went or was paused; must not block
+	Created             func(t *Topic) (wait bool)              // by name, nobody sees it yet; true: it waits for Topic.Release; must not block; may be nil
 	Logf                func(level, format string, args ...any) // may be nil
 }
 
@@ -95,8 +97,9 @@ func (b *Broker) Topic(name string) (*Topic, error) {
 		return nil, ErrExiting
 	}
 	t := b.newTopic(name, b.directory(name, b.ids.take(1)))
+	t.waiting = b.opts.Created != nil && b.opts.Created(t)
 	b.topics.set(name, t)
-	b.changed(t.ephemeral)
+	b.changed(name, t.ephemeral)
 	return t, nil
 }
 
@@ -153,7 +156,7 @@ func (b *Broker) DeleteTopic(name string) error {
 	b.mu.Lock()
 	b.topics.set(name, nil)
 	b.mu.Unlock()
-	b.changed(t.ephemeral)
+	b.changed(name, t.ephemeral)
 	return nil
 }
 
@@ -186,7 +189,7 @@ func (b *Broker) deleteChannel(t *Topic, c *Channel) {
 	last := len(v.channels) == 0
 	t.mu.Unlock()
 	c.delete()
-	b.changed(t.ephemeral || c.ephemeral)
+	b.changed(t.name, t.ephemeral || c.ephemeral)
 	if last && t.ephemeral {
 		_ = b.DeleteTopic(t.name) // someone else may have been quicker
 	}
@@ -244,9 +247,9 @@ func (b *Broker) kickRefill(q *queue) {
 	}
 }
 
-func (b *Broker) changed(ephemeral bool) {
+func (b *Broker) changed(topic string, ephemeral bool) {
 	if b.opts.Changed != nil {
-		b.opts.Changed(ephemeral)
+		b.opts.Changed(topic, ephemeral)
 	}
 }
 

@@ -56,7 +56,7 @@ func (c *Channel) SetPaused(paused bool) {
 	if !paused {
 		c.topic.b.wakeAll(c)
 	}
-	c.topic.b.changed(c.ephemeral || c.topic.ephemeral)
+	c.topic.b.changed(c.topic.name, c.ephemeral || c.topic.ephemeral)
 }
 
 // Empty drops everything the channel holds: waiting, deferred and in flight. It

@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 
 	"github.com/zsqio/zsq/internal/block"
+	"github.com/zsqio/zsq/internal/latency"
 )
 
 // A Shard is the part of the broker that belongs to one event loop: only that
@@ -37,6 +38,7 @@ type Shard struct {
 	subs       []*Subscriber // by index; nil where freed
 	freeSubs   []uint32
 	timers     func(token uint32) // heartbeats and such
+	e2e        latency.Histogram  // from publication to FIN, all channels
 
 	copyAt uint32 // of the wheel's slab: where copyOld goes on; 0: nothing to do
 
@@ -66,6 +68,7 @@ type channelLocal struct {
 	inFlightCount, deferredCount int64
 	inFlightShown, deferredShown int64 // what the channel's sums have of it
 	requeues, timeouts           uint64
+	e2e                          atomic.Pointer[latency.Sketch] // nil before the first FIN, and unless it is asked for
 
 	looking, isTouched bool
 	trim               uint32      // entry of kindTrim, 0 for none

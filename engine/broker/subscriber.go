@@ -191,7 +191,9 @@ func (s *Shard) Finish(sub *Subscriber, id uint64) error {
 	if err != nil {
 		return err
 	}
-	s.drops.Add(s.wheel.slab[i].ref.Chunk)
+	e := &s.wheel.slab[i]
+	s.drops.Add(e.ref.Chunk)
+	s.endToEnd(sub.local, s.wallNs-e.born())
 	s.wheel.release(i)
 	sub.finished++
 	return nil
@@ -341,6 +343,7 @@ func (s *Shard) send(sub *Subscriber, refs []block.Ref) {
 		e := &s.wheel.slab[i]
 		e.kind, e.ref, e.id, e.owner = kindInFlight, r, id, sub.index
 		e.sentNs, e.dueNs = s.nowNs, s.nowNs+sub.timeout
+		e.setBorn(wire.FrameTimestamp(out))
 		s.wheel.add(i)
 		sub.table.put(id, i)
 		sub.inFlight++

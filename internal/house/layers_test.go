@@ -13,10 +13,10 @@ import (
 var layers = [][]string{
 	{"cmd/nsqd", "cmd/mmapdump", "bench", "internal/nsqtest"},
 	{"engine", "lookupd", "client"},
-	{"engine/httpapi", "engine/netloop", "engine/upgrade"},
+	{"engine/httpapi", "engine/netloop", "engine/upgrade", "engine/discover", "engine/auth", "engine/statsd", "engine/metrics"},
 	{"engine/broker"},
 	{"mmapqueue"},
-	{"ring", "internal/wire", "internal/block"},
+	{"ring", "internal/wire", "internal/block", "internal/peerhttp", "internal/latency"},
 	{"internal/invariant", "internal/house"},
 }
 
