@@ -232,20 +232,16 @@ func (c *conn) names(params []string) (topic, channel string, err error) {
 	return strings.Clone(topic), strings.Clone(channel), nil
 }
 
-// conclude says goodbye: the error, if it is the client's, and the log lines.
+// conclude takes the producer out of the registry and says goodbye: the log
+// lines and, if the error is the client's, the error.
 func (c *conn) conclude(err error) {
 	var theirs *clientError
-	switch {
-	case errors.As(err, &theirs):
+	if errors.As(err, &theirs) {
 		cause := ""
 		if theirs.cause != nil {
 			cause = " - " + theirs.cause.Error()
 		}
 		c.s.log.Printf(LogError, "[%s] - %s%s", c.addr, theirs.text, cause)
-	case errors.Is(err, io.EOF):
-		c.s.log.Printf(LogInfo, "client(%s) - EOF", c.addr)
-	default:
-		c.s.log.Printf(LogError, "client(%s) - %s", c.addr, err)
 	}
 	c.s.log.Printf(LogInfo, "PROTOCOL(V1): [%s] exiting ioloop", c.addr)
 	if c.producer != nil {
@@ -254,9 +250,14 @@ func (c *conn) conclude(err error) {
 			c.logUnregisterAll(removed)
 		}
 	}
-	if theirs != nil {
+	switch {
+	case theirs != nil:
 		c.refuse(theirs.text)
 		return
+	case errors.Is(err, io.EOF):
+		c.s.log.Printf(LogInfo, "client(%s) - EOF", c.addr)
+	default:
+		c.s.log.Printf(LogError, "client(%s) - %s", c.addr, err)
 	}
 	_ = c.flush() // answers to commands before the end; nobody may be there for them
 }

@@ -172,19 +172,20 @@ func (r *registry) viewNode(p *producer, now int64) *nodeView {
 	return v
 }
 
-// debugEntry is one producer of one registration in /debug.
+// debugEntry is one producer of one registration in /debug, keys in upstream's
+// order.
 type debugEntry struct {
-	ID               string `json:"id"`
-	Hostname         string `json:"hostname"`
 	BroadcastAddress string `json:"broadcast_address"`
-	TCPPort          int    `json:"tcp_port"`
+	Hostname         string `json:"hostname"`
 	HTTPPort         int    `json:"http_port"`
-	Version          string `json:"version"`
-	TopologyZone     string `json:"topology_zone,omitempty"`
-	TopologyRegion   string `json:"topology_region,omitempty"`
+	ID               string `json:"id"`
 	LastUpdate       int64  `json:"last_update"` // nanoseconds since 1970
+	TCPPort          int    `json:"tcp_port"`
 	Tombstoned       bool   `json:"tombstoned"`
 	TombstonedAt     int64  `json:"tombstoned_at"` // nanoseconds since 1970
+	TopologyRegion   string `json:"topology_region,omitempty"`
+	TopologyZone     string `json:"topology_zone,omitempty"`
+	Version          string `json:"version"`
 }
 
 // neverTombstoned is upstream's time of a tombstone that there never was: the
