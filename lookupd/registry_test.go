@@ -351,11 +351,11 @@ func (r *registry) check() error {
 // TestAgainstModel does random things to a registry and looks at all of it
 // after each, so that a view that was not dropped shows.
 func TestAgainstModel(t *testing.T) {
-	for seed := range uint64(60) {
+	for seed := range uint64(40) {
 		w := newWorld(t)
 		w.did = append(w.did, fmt.Sprint("seed ", seed))
 		rnd := rand.New(rand.NewPCG(seed, 5))
-		for range 150 {
+		for range 120 {
 			w.step(rnd)
 			w.compare()
 		}

@@ -174,7 +174,7 @@ func (s *Server) connections() int {
 }
 
 // lastAnswers is how long requests that are under way at Shutdown may take.
-const lastAnswers = time.Second
+const lastAnswers = time.Second / 2
 
 // Shutdown closes both ports and every connection, those that have not spoken
 // yet too, and waits until all goroutines have ended.
