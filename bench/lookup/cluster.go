@@ -95,9 +95,15 @@ func (c *cluster) change(ctx context.Context, rate int) (int, error) {
 	var count atomic.Int64
 	var wg sync.WaitGroup
 	errs := make(chan error, changers)
-	for first := range changers {
+	n := min(changers, len(c.links))
+	for first := range n {
+		// A link is one goroutine's alone.
+		var links []*link
+		for i := first; i < len(c.links); i += n {
+			links = append(links, c.links[i])
+		}
 		wg.Go(func() { // ends with ctx
-			if err := c.changeSome(ctx, first, time.Second*changers/time.Duration(rate), &count); err != nil {
+			if err := c.changeSome(ctx, links, first, time.Second*time.Duration(n)/time.Duration(rate), &count); err != nil {
 				errs <- err
 			}
 		})
@@ -107,10 +113,10 @@ func (c *cluster) change(ctx context.Context, rate int) (int, error) {
 	return int(count.Load()), <-errs
 }
 
-func (c *cluster) changeSome(ctx context.Context, first int, pace time.Duration, count *atomic.Int64) error {
+func (c *cluster) changeSome(ctx context.Context, links []*link, first int, pace time.Duration, count *atomic.Int64) error {
 	due := time.Now()
-	for round := first; ; round += changers {
-		l, topic := c.links[round%len(c.links)], topicName(round*7%c.topics)
+	for round := first; ; round++ {
+		l, topic := links[round%len(links)], topicName(round*7%c.topics)
 		commands := []string{"UNREGISTER " + topic}
 		for ch := range c.channels {
 			commands = append(commands, "REGISTER "+topic+" "+channelName(ch))

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"runtime"
+	"strings"
 	"time"
 
 	"github.com/zsqio/zsq/internal/config"
@@ -32,26 +33,46 @@ func parseFlags(args []string, stdout, stderr io.Writer) (o *lookupd.Options, co
 		fmt.Fprintf(stdout, "nsqlookupd v%s (built w/%s)\nzsq v%s\n", lookupd.Version, runtime.Version(), version.Own)
 		return nil, 0
 	}
-	fatal := func(format string, args ...any) (*lookupd.Options, int) {
-		lookupd.NewLogger(stderr, o.LogPrefix, lookupd.LogFatal).Printf(lookupd.LogFatal, format, args...)
+	if err := loadConfig(*path, o, fs); err != nil {
+		fatal(stderr, "%s", err)
 		return nil, 1
 	}
-	file, err := config.Load(*path)
-	if err != nil {
-		return fatal("failed to load config file %s - %s", *path, err)
-	}
-	if word, ok := file["log_level"]; ok {
-		if err := new(lookupd.LogLevel).Set(fmt.Sprint(word)); err != nil {
-			return fatal("failed parsing log_level %v", word)
-		}
-	}
-	if err := file.Apply(fs, nil); err != nil {
-		return fatal("failed to load config file %s - %s", *path, err)
-	}
 	if err := o.Validate(); err != nil {
-		return fatal("failed to instantiate nsqlookupd - %s", err)
+		fatal(stderr, "failed to instantiate nsqlookupd - %s", err)
+		return nil, 1
 	}
 	return o, 0
+}
+
+// fatal logs why the process ends. During the start upstream's lines have its
+// default prefix, whatever --log-prefix says; so have ours.
+func fatal(w io.Writer, format string, args ...any) {
+	lookupd.NewLogger(w, lookupd.NewOptions().LogPrefix, lookupd.LogFatal).Printf(lookupd.LogFatal, format, args...)
+}
+
+// loadConfig sets every option that the file has and the command line has not.
+func loadConfig(path string, o *lookupd.Options, line *flag.FlagSet) error {
+	file, err := config.Load(path)
+	if err != nil {
+		return fmt.Errorf("failed to load config file %s - %w", path, err)
+	}
+	given := map[string]bool{}
+	line.Visit(func(f *flag.Flag) { given[f.Name] = true })
+	for _, f := range o.Fields() {
+		key := strings.ReplaceAll(f.Flag, "-", "_")
+		if given[f.Flag] {
+			continue
+		}
+		err := file.Set(key, f.Ptr)
+		if err == nil {
+			continue
+		}
+		if f.Ptr == any(&o.LogLevel) {
+			return fmt.Errorf("failed parsing log_level %v", file[key])
+		}
+		return fmt.Errorf("failed to load config file %s - %w", path, err)
+	}
+	return nil
 }
 
 // defineFlags defines every flag on fs and gives it a usage text in which our

@@ -108,7 +108,7 @@ func TestEnds(t *testing.T) {
 	f("--config=none.cfg", 1, `^$`, stamp+`failed to load config file none\.cfg - open none\.cfg: no such file or directory\n$`)
 	f("--config="+file(t, `log_level = "loud"`), 1, `^$`, stamp+`failed parsing log_level loud\n$`)
 	f("--config="+file(t, `a = = b`), 1, `^$`, stamp+`failed to load config file \S+ - toml: `)
-	f("--config="+file(t, `tombstone_lifetime = "soon"`), 1, `^$`, stamp+`failed to load config file \S+ - tombstone-lifetime: invalid value "soon": parse error\n$`)
+	f("--config="+file(t, `tombstone_lifetime = "soon"`), 1, `^$`, stamp+`failed to load config file \S+ - tombstone_lifetime: time: invalid duration "soon"\n$`)
 }
 
 // TestUsage shows that our own flags stand apart, after nsqlookupd's.

@@ -22,10 +22,9 @@ func run() int {
 	// Before the listeners open, so that no early signal is fatal.
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
-	log := lookupd.NewLogger(os.Stderr, o.LogPrefix, lookupd.LogFatal)
 	s, err := lookupd.New(o, os.Stderr)
 	if err != nil {
-		log.Printf(lookupd.LogFatal, "failed to instantiate nsqlookupd - %s", err)
+		fatal(os.Stderr, "failed to instantiate nsqlookupd - %s", err)
 		return 1
 	}
 	s.Start()
@@ -33,7 +32,7 @@ func run() int {
 	select {
 	case <-signals:
 	case err := <-s.Failed():
-		log.Printf(lookupd.LogFatal, "%s", err)
+		fatal(os.Stderr, "%s", err)
 		code = 1
 	}
 	s.Shutdown()

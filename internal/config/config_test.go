@@ -1,103 +1,118 @@
 package config_test
 
 import (
+	"errors"
 	"flag"
 	"os"
 	"path/filepath"
+	"reflect"
 	"testing"
 	"time"
 
 	"github.com/zsqio/zsq/internal/config"
 )
 
-type list []string
-
-func (l *list) String() string     { return "" }
-func (l *list) Set(s string) error { *l = append(*l, s); return nil }
-
-// settings are one flag of each kind.
-type settings struct {
-	name, host string
-	count      int
-	wait, idle time.Duration
-	loud       bool
-	share      float64
-	peers      list
-}
-
-// apply parses args and then a file of that text.
-func apply(t *testing.T, text string, key func(string) string, args ...string) (s settings, err error) {
+// load reads a file of that text.
+func load(t *testing.T, text string) (config.File, error) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "daemon.cfg")
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	fs := flag.NewFlagSet("", flag.ContinueOnError)
-	fs.StringVar(&s.name, "node-name", "default", "")
-	fs.StringVar(&s.host, "host", "default", "")
-	fs.IntVar(&s.count, "count", 1, "")
-	fs.DurationVar(&s.wait, "wait", time.Hour, "")
-	fs.DurationVar(&s.idle, "idle", time.Hour, "")
-	fs.BoolVar(&s.loud, "loud", false, "")
-	fs.Float64Var(&s.share, "share", 1, "")
-	fs.Var(&s.peers, "peer", "")
-	if err := fs.Parse(args); err != nil {
-		t.Fatal(err)
+	return config.Load(path)
+}
+
+// A word is a setting that takes one word only.
+type word string
+
+func (w *word) String() string { return string(*w) }
+
+// errWord is what word says of every other word.
+var errWord = errors.New("no such word")
+
+func (w *word) Set(s string) error {
+	if s != "right" && s != "true" && s != "7" {
+		return errWord
 	}
-	file, err := config.Load(path)
+	*w = word(s)
+	return nil
+}
+
+var _ flag.Value = (*word)(nil)
+
+// set reads a value into a setting that has one already.
+func set[T any](t *testing.T, value string, setting T) (T, error) {
+	t.Helper()
+	f, err := load(t, "key = "+value)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return s, file.Apply(fs, key)
+	err = f.Set("key", &setting)
+	return setting, err
 }
 
-// TestApply shows each kind of value, and that the command line wins over the
-// file and the file over the defaults.
-func TestApply(t *testing.T) {
-	s, err := apply(t, `
-		node_name = "file"
-		host = "file"
-		count = 7
-		wait = 1500
-		idle = "2m"
-		loud = true
-		share = 0.5
-		peer = ["a:1", "b:2"]
-		unheard_of = [1, 2]
-		`, nil, "--host=line")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if s.name != "file" || s.host != "line" || s.count != 7 || s.wait != 1500*time.Millisecond ||
-		s.idle != 2*time.Minute || !s.loud || s.share != 0.5 || len(s.peers) != 2 || s.peers[1] != "b:2" {
-		t.Errorf("%+v", s)
-	}
+// TestValues shows how each kind of setting is read.
+func TestValues(t *testing.T) {
+	takes(t, `"text"`, "text")
+	takes(t, `true`, true)
+	takes(t, `"true"`, true)
+	takes(t, `1`, true)
+	takes(t, `7`, 7)
+	takes(t, `"7"`, 7)
+	takes(t, `7`, int64(7))
+	takes(t, `1500`, 1500*time.Millisecond)
+	takes(t, `"1500"`, 1500*time.Millisecond)
+	takes(t, `"2m"`, 2*time.Minute)
+	takes(t, `["a:1", "b:2"]`, []string{"a:1", "b:2"})
+	takes(t, `"a:1,b:2"`, []string{"a:1", "b:2"})
+	takes(t, `[0.5, 1]`, []float64{0.5, 1})
+	takes(t, `"0.5, 1.0"`, []float64{0.5, 1})
+	takes(t, `"right"`, word("right"))
+	takes(t, `true`, word("true"))
+	takes(t, `7`, word("7"))
 }
 
-// TestKey shows a flag whose key in the file has another name.
-func TestKey(t *testing.T) {
-	s, err := apply(t, `peers = "x"`, func(name string) string {
-		if name == "peer" {
-			return "peers"
-		}
-		return config.Key(name)
-	})
-	if err != nil || len(s.peers) != 1 {
-		t.Errorf("%+v, %v", s, err)
+func takes[T any](t *testing.T, value string, want T) {
+	t.Helper()
+	var before T
+	if got, err := set(t, value, before); err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("%s: %v, %v, want %v", value, got, err, want)
 	}
 }
 
-// TestRefused shows what a file may not say.
+// TestRefused shows values that a setting has no use for.
 func TestRefused(t *testing.T) {
-	f := func(text, want string) {
-		t.Helper()
-		if _, err := apply(t, text, nil); err == nil || err.Error() != want {
-			t.Errorf("%s: %v, want %s", text, err, want)
-		}
+	refuses(t, `7`, "old", config.ErrKind)
+	refuses(t, `2`, true, config.ErrKind)
+	refuses(t, `"many"`, 3, nil)
+	refuses(t, `1.5`, 3*time.Second, config.ErrKind)
+	refuses(t, `"soon"`, 3*time.Second, nil)
+	refuses(t, `9223372036854775807`, 3*time.Second, nil)
+	refuses(t, `[1]`, []string{"old"}, config.ErrKind)
+	refuses(t, `{ a = 1 }`, []string{"old"}, config.ErrKind)
+	refuses(t, `["x"]`, []float64{3}, nil)
+	refuses(t, `"wrong"`, word("right"), errWord)
+	refuses(t, `["right"]`, word("right"), config.ErrKind)
+}
+
+func refuses[T any](t *testing.T, value string, old T, want error) {
+	t.Helper()
+	if _, err := set(t, value, old); err == nil || want != nil && !errors.Is(err, want) || err.Error()[:5] != "key: " {
+		t.Errorf("%s: %v, want an error that names the key and is %v", value, err, want)
 	}
-	f(`count = "many"`, `count: invalid value "many": parse error`)
-	f(`wait = "soon"`, `wait: invalid value "soon": parse error`)
-	f(`host = 1979-05-27`, `host: a time.Time is no value`)
+}
+
+// TestOtherKeys shows that a setting without a key in the file keeps its value,
+// and that keys of nobody do no harm.
+func TestOtherKeys(t *testing.T) {
+	f, err := load(t, "unheard_of = [1, 2]\n[table]\nkey = 1\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 3
+	if err := f.Set("key", &n); err != nil || n != 3 {
+		t.Errorf("%d, %v", n, err)
+	}
 }
 
 // TestLoad shows the empty path and files that cannot be read.
@@ -105,14 +120,10 @@ func TestLoad(t *testing.T) {
 	if f, err := config.Load(""); err != nil || len(f) != 0 {
 		t.Errorf("no path: %v, %v", f, err)
 	}
-	if _, err := config.Load(filepath.Join(t.TempDir(), "none")); err == nil {
-		t.Error("a missing file loads")
+	if _, err := config.Load(filepath.Join(t.TempDir(), "none")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("a missing file: %v", err)
 	}
-	bad := filepath.Join(t.TempDir(), "bad")
-	if err := os.WriteFile(bad, []byte("a = = b"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := config.Load(bad); err == nil {
+	if _, err := load(t, "a = = b"); err == nil {
 		t.Error("a file that is not TOML loads")
 	}
 }
