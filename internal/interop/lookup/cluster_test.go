@@ -136,18 +136,18 @@ func (r *reader) gets(bodies []string) {
 }
 
 // publish sends messages of that name to a node and returns their bodies.
-func (n *daemon) publish(topic, name string, count int) (bodies []string) {
-	n.t.Helper()
+func (d *daemon) publish(topic, name string, count int) (bodies []string) {
+	d.t.Helper()
 	for i := range count {
 		bodies = append(bodies, fmt.Sprint(name, "-", i))
 	}
-	resp, err := http.Post("http://"+n.http+"/mpub?topic="+topic, "text/plain", strings.NewReader(strings.Join(bodies, "\n")))
+	resp, err := http.Post("http://"+d.http+"/mpub?topic="+topic, "text/plain", strings.NewReader(strings.Join(bodies, "\n")))
 	if err != nil {
-		n.t.Fatal(err)
+		d.t.Fatal(err)
 	}
 	defer resp.Body.Close()
 	if text, _ := io.ReadAll(resp.Body); resp.StatusCode != 200 {
-		n.t.Fatalf("mpub: %s %s", resp.Status, text)
+		d.t.Fatalf("mpub: %s %s", resp.Status, text)
 	}
 	return bodies
 }
@@ -191,21 +191,32 @@ func TestCluster(t *testing.T) {
 	}
 	fresh := c.addNodeTo(m)
 	everyone(fresh.publish("t", "one lookupd", 50))
+	fresh.kill()
+	c.misses(m, "/lookup?topic=t", fresh)
+	// A node looks after its lookupds when it has something to say, or every
+	// fifteen seconds: first it finds that one has gone, then that it is back.
+	nudge := func(word string) {
+		for i, n := range c.nodes {
+			n.post(fmt.Sprint("/topic/create?topic=", word, i))
+		}
+	}
+	nudge("gone")
 	l.start(l.tcp, l.http)
-	for i, n := range c.nodes {
-		// A node looks after its lookupds when it has something to say, or every
-		// fifteen seconds.
-		n.post(fmt.Sprint("/topic/create?topic=nudge", i))
+	nudge("back")
+	for _, n := range c.nodes {
 		c.sees(l, "/lookup?topic=t", n)
 	}
 	everyone(a.publish("t", "both again", 50))
 
 	// A tombstone hides one topic of one node for a while; who is connected stays.
 	for _, l := range c.lookups {
-		l.post("/topic/tombstone?topic=t&node=" + a.http)
-		c.misses(l, "/lookup?topic=t", a)
+		// Again and again, for it does not last long.
+		eventually(t, "the tombstone hides the node", func() bool {
+			l.post("/topic/tombstone?topic=t&node=" + a.http)
+			return len(c.shows(l, "/lookup?topic=t")) == len(c.nodes)-1
+		})
 		c.sees(l, "/nodes", a)
-		c.sees(l, "/lookup?topic=nudge0", a)
+		c.sees(l, "/lookup?topic=back0", a)
 	}
 	everyone(a.publish("t", "tombstoned", 50))
 	for _, l := range c.lookups {
