@@ -15,6 +15,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/zsqio/zsq/internal/version"
 )
 
 const (
@@ -22,7 +24,7 @@ const (
 	// compare it as semver, so it stays upstream's number and not our own.
 	Version = "1.3.0"
 	// OwnVersion is zsq's own release.
-	OwnVersion = "0.1.0"
+	OwnVersion = version.Own
 )
 
 // Options are all settings of the daemon. The fields are plain values, copied

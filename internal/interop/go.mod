@@ -22,6 +22,7 @@ replace github.com/judwhite/go-svc => github.com/mreiferson/go-svc v1.2.2-0.2021
 tool (
 	github.com/nsqio/nsq/apps/nsq_stat
 	github.com/nsqio/nsq/apps/nsq_tail
+	github.com/nsqio/nsq/apps/nsqadmin
 	github.com/nsqio/nsq/apps/nsqd
 	github.com/nsqio/nsq/apps/nsqlookupd
 	github.com/nsqio/nsq/apps/to_nsq
