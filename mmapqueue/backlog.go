@@ -162,6 +162,7 @@ func (b *Backlog) Append(recs []Record) error {
 	if n, err := s.f.WriteAt(buf.B, s.end); err != nil {
 		b.mu.Lock()
 		s.failed = true
+		b.sequence = sequence // a start may find records of this batch
 		b.mu.Unlock()
 		b.sealOpen()
 		return fmt.Errorf("mmapqueue: append %d bytes to %s, %d written: %w", size, s.path, n, err)
@@ -177,10 +178,11 @@ func (b *Backlog) Append(recs []Record) error {
 
 // count adds recs, which were just written at the end of s, to what each cursor
 // has to read. A cursor that had read everything is put in front of them first.
+// The caller holds mu.
 func (b *Backlog) count(s *segment, recs []Record) {
 	for _, c := range b.cursors {
 		if c.depth.Load() == 0 {
-			c.place(s)
+			c.skip()
 		}
 	}
 	publishes := int64(0)
@@ -327,8 +329,8 @@ func (b *Backlog) sealOpen() {
 func (b *Backlog) reap() (gone []*segment) {
 	oldest := b.number
 	for _, c := range b.cursors {
-		if c.depth.Load() > 0 {
-			oldest = min(oldest, c.at.segment)
+		if !c.idle() {
+			oldest = min(oldest, c.oldest())
 		}
 	}
 	b.segments = slices.DeleteFunc(b.segments, func(s *segment) bool {
@@ -509,7 +511,7 @@ func (b *Backlog) trim() {
 	b.mu.Lock()
 	idle := b.onDisk
 	for _, c := range b.cursors {
-		idle = idle && c.depth.Load() == 0
+		idle = idle && c.idle()
 	}
 	if !idle {
 		for _, s := range b.segments {
@@ -598,6 +600,7 @@ func (b *Backlog) Remove() error {
 	}
 	for _, c := range b.cursors {
 		c.depth.Store(0)
+		c.waiting = 0
 	}
 	b.segments, b.open, b.cursors, b.onDisk = nil, nil, nil, false
 	b.mu.Unlock()
@@ -617,6 +620,9 @@ func (b *Backlog) check() {
 	for _, c := range b.cursors {
 		depth := c.depth.Load()
 		invariant.Check(depth >= 0, "cursor %q has depth %d", c.name, depth)
+		invariant.Check(c.waiting >= 0, "cursor %q has %d unfinished records", c.name, c.waiting)
+		invariant.Check(c.base.sequence <= c.window.floor, "cursor %q: base %d above floor %d", c.name, c.base.sequence, c.window.floor)
+		invariant.Check(c.window.floor <= b.sequence, "cursor %q: floor %d above the end %d", c.name, c.window.floor, b.sequence)
 		invariant.Check(depth == 0 || len(b.segments) > 0, "cursor %q has depth %d and no segment", c.name, depth)
 	}
 	for i, s := range b.segments {

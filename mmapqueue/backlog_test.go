@@ -56,7 +56,8 @@ func publish(first, n int) []mmapqueue.Record {
 	return recs
 }
 
-// drain reads all that c has and returns it with bodies of its own.
+// drain reads what c has, at most most, finishes it, and returns it with bodies
+// of its own.
 func drain(t testing.TB, c *mmapqueue.Cursor, most int) []mmapqueue.Record {
 	t.Helper()
 	got, err := tryDrain(c, most)
@@ -69,10 +70,18 @@ func tryDrain(c *mmapqueue.Cursor, most int) (got []mmapqueue.Record, err error)
 		got = append(got, *r)
 		got[len(got)-1].Body = bytes.Clone(r.Body)
 	})
+	c.Finish(sequences(got))
 	if n != len(got) {
 		return got, fmt.Errorf("Read says %d, handed out %d", n, len(got))
 	}
 	return got, err
+}
+
+func sequences(recs []mmapqueue.Record) (out []uint64) {
+	for _, r := range recs {
+		out = append(out, r.Sequence)
+	}
+	return out
 }
 
 func same(a, b mmapqueue.Record) bool {

@@ -95,3 +95,17 @@ func (b *Backlog) Held() (files, mappings int) {
 
 // Dir returns the directory of b.
 func (b *Backlog) Dir() string { return b.dir }
+
+// Window opens the window to tests.
+type Window struct{ w window }
+
+// NewWindow returns the window of all sequences below floor.
+func NewWindow(floor uint64) *Window { return &Window{window{floor: floor}} }
+
+func (w *Window) Floor() uint64            { return w.w.floor }
+func (w *Window) Has(sequence uint64) bool { return w.w.has(sequence) }
+func (w *Window) Add(sequence uint64) bool { return w.w.add(sequence) }
+func (w *Window) AddRange(from, to uint64) { w.w.addRange(from, to) }
+func (w *Window) Encode() []byte           { return w.w.encode(nil) }
+func (w *Window) Decode(b []byte) bool     { return w.w.decode(b) }
+func (w *Window) Words() int               { return len(w.w.words) - w.w.head }

@@ -51,7 +51,9 @@ func (b *Backlog) recover() error {
 	}
 	slices.SortFunc(b.segments, func(x, y *segment) int { return int(x.number) - int(y.number) })
 	for _, c := range b.cursors {
-		b.number = max(b.number, c.at.segment+1)
+		// A record lost with the power must not lend its sequence to another.
+		b.number = max(b.number, c.base.segment+1)
+		b.sequence = max(b.sequence, c.base.sequence, c.window.end())
 	}
 	if !known && len(b.segments) > 0 {
 		b.adopt()
@@ -93,7 +95,9 @@ func (b *Backlog) adopt() {
 		}
 	}
 	b.lastID++
-	b.cursors = []*Cursor{{b: b, id: b.lastID, at: position{segment: b.segments[0].number, offset: segmentStart}}}
+	c := &Cursor{b: b, id: b.lastID, base: position{segment: b.segments[0].number, offset: segmentStart}}
+	c.at, c.mark = c.base, c.base
+	b.cursors = []*Cursor{c}
 	b.moved = true
 	b.o.Logf("mmapqueue: %s has records and no cursors: its topic reads them all", b.dir)
 }
@@ -141,8 +145,8 @@ func (b *Backlog) load(s *segment) (keep bool, err error) {
 // whole record: what follows is space never written, or the torn end of a batch
 // that nobody was told of. What lies between whole records and is none is damage.
 //
-// Each cursor in s gets the counts of what lies before it, since those of the
-// cursor file may count records that are damaged now.
+// What a cursor has finished in s is counted again, since the cursor file may
+// count records that are damaged now.
 func (b *Backlog) scan(s *segment) error {
 	m, err := mapFile(s.path, s.size)
 	if err != nil {
@@ -150,15 +154,13 @@ func (b *Backlog) scan(s *segment) error {
 	}
 	defer m.Unmap()
 	s.end, s.next = segmentStart, s.firstSequence
-	var here []*Cursor
 	for _, c := range b.cursors {
-		if c.at.segment == s.number {
-			c.at.publishes, c.at.puts = 0, 0
-			here = append(here, c)
+		if c.base.segment <= s.number {
+			c.tally(s.number).finished = 0
 		}
 	}
 	var damage []int64
-	fault := guard(m, func() { damage = s.scan(m, here) })
+	fault := guard(m, func() { damage = s.scan(m, b.cursors) })
 	for _, offset := range damage {
 		b.report(s, offset, nil)
 	}
@@ -166,14 +168,16 @@ func (b *Backlog) scan(s *segment) error {
 		b.report(s, s.end, fault)
 	}
 	s.damaged = fault != nil || len(damage) > 0
-	for _, c := range here {
-		c.at.offset = min(c.at.offset, s.end)
+	for _, c := range b.cursors {
+		if c.base.segment == s.number {
+			c.base.offset = min(c.base.offset, s.end)
+		}
 	}
 	return nil
 }
 
-// scan counts the records of m, and those before each of the cursors here.
-func (s *segment) scan(m mmap.MMap, here []*Cursor) (damage []int64) {
+// scan counts the records of m, and which of them the cursors have finished.
+func (s *segment) scan(m mmap.MMap, cursors []*Cursor) (damage []int64) {
 	var r Record
 	for offset, lost := s.end, int64(-1); offset < int64(len(m)); {
 		size, v := decode(m[offset:], &r, offset, s.salt)
@@ -192,13 +196,9 @@ func (s *segment) scan(m mmap.MMap, here []*Cursor) (damage []int64) {
 		} else {
 			s.addPuts(r.Cursor, 1)
 		}
-		for _, c := range here {
-			switch {
-			case offset >= c.at.offset:
-			case r.Kind == KindPublish:
-				c.at.publishes++
-			case r.Cursor == c.id:
-				c.at.puts++
+		for _, c := range cursors {
+			if c.base.segment <= s.number && (r.Kind == KindPublish || r.Cursor == c.id) && c.window.has(r.Sequence) {
+				c.tally(s.number).finished++
 			}
 		}
 		offset += size
@@ -222,19 +222,24 @@ func (b *Backlog) sealScanned(s *segment) {
 	}
 }
 
-// measure computes the depth of c from its place and the counts of all segments
-// from there on.
+// measure puts c where its base is, and computes its depth from the counts of all
+// segments from there on.
 func (c *Cursor) measure() {
-	depth := int64(0)
+	c.at, c.mark = c.base, c.base
+	depth, kept := int64(0), []tally(nil)
 	for _, s := range c.b.segments {
-		if s.number < c.at.segment {
+		if s.number < c.base.segment {
 			continue
 		}
-		n := s.publishes + s.puts[c.id]
-		if s.number == c.at.segment {
-			n -= c.at.publishes + c.at.puts
-		}
-		depth += max(0, n)
+		t := *c.tally(s.number)
+		t.finished = min(t.finished, c.own(s))
+		t.left = t.finished
+		kept = append(kept, t)
+		depth += c.own(s) - t.left
 	}
+	c.tallies = kept
 	c.depth.Store(depth)
+	if depth == 0 {
+		c.settle()
+	}
 }
