@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -38,8 +37,8 @@ type Options struct {
 	// that failed. It must be safe for concurrent use. The default drops it.
 	Logf func(format string, args ...any)
 
-	// create makes a segment's file; tests put a full disk here.
-	create func(path string, size int64) (file, error)
+	// FS is where the log lies. The default is OS.
+	FS FS
 }
 
 const (
@@ -71,8 +70,8 @@ func (o *Options) defaults() {
 	if o.Logf == nil {
 		o.Logf = func(string, ...any) {}
 	}
-	if o.create == nil {
-		o.create = createFile
+	if o.FS == nil {
+		o.FS = OS
 	}
 }
 
@@ -251,17 +250,17 @@ func (b *Backlog) newSegment(need int64) (*segment, error) {
 	}
 	b.mu.Unlock()
 
-	f, err := b.o.create(s.path, s.size)
+	f, err := b.o.FS.Create(s.path, s.size)
 	if err != nil && s.size > need {
 		s.size = need
-		f, err = b.o.create(s.path, s.size)
+		f, err = b.o.FS.Create(s.path, s.size)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("mmapqueue: create segment: %w", err)
 	}
 	if _, err := f.WriteAt(s.header(), 0); err != nil {
 		f.Close()
-		os.Remove(s.path)
+		b.o.FS.Remove(s.path)
 		return nil, fmt.Errorf("mmapqueue: write header of %s: %w", s.path, err)
 	}
 	s.f = f
@@ -287,7 +286,7 @@ func (b *Backlog) makeDir() error {
 	if made {
 		return nil
 	}
-	if err := os.MkdirAll(b.dir, 0o755); err != nil {
+	if err := b.o.FS.MkdirAll(b.dir); err != nil {
 		return fmt.Errorf("mmapqueue: %w", err)
 	}
 	b.mu.Lock()
@@ -370,9 +369,9 @@ func (b *Backlog) discard(gone []*segment) {
 			s.f.Close()
 		}
 		b.bytes.Add(-s.size)
-		remove := os.Remove
+		remove := b.o.FS.Remove
 		if s.damaged {
-			remove = func(path string) error { return os.Rename(path, path+badSuffix) }
+			remove = func(path string) error { return b.o.FS.Rename(path, path+badSuffix) }
 		}
 		if err := remove(s.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			b.o.Logf("mmapqueue: discard segment: %v", err)
@@ -458,7 +457,7 @@ func (b *Backlog) sync() error {
 		}
 	}
 	if newFiles {
-		err := firstErr(syncDir(b.dir), syncDir(filepath.Dir(b.dir))) // its own name too
+		err := firstErr(b.o.FS.SyncDir(b.dir), b.o.FS.SyncDir(filepath.Dir(b.dir))) // its own name too
 		if err != nil {
 			b.mu.Lock()
 			b.newFiles = true
@@ -475,22 +474,6 @@ func firstErr(a, b error) error {
 		return a
 	}
 	return b
-}
-
-// syncDir makes the names in dir durable.
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil // removed by Trim meanwhile
-	}
-	if err != nil {
-		return fmt.Errorf("mmapqueue: sync directory: %w", err)
-	}
-	defer d.Close()
-	if err := d.Sync(); err != nil {
-		return fmt.Errorf("mmapqueue: sync directory: %w", err)
-	}
-	return nil
 }
 
 // Trim gives back what a backlog with nothing to read still holds: the open
@@ -532,8 +515,8 @@ func (b *Backlog) trim() {
 	b.mu.Unlock()
 	// The cursors go last: records without cursors would be read again by all.
 	b.discard(gone)
-	os.Remove(filepath.Join(b.dir, cursorFile))
-	os.Remove(b.dir) // fails when evidence lies there
+	b.o.FS.Remove(filepath.Join(b.dir, cursorFile))
+	b.o.FS.Remove(b.dir) // fails when evidence lies there
 }
 
 // Bytes returns the size of all segments, with space set aside for later records.
@@ -605,7 +588,7 @@ func (b *Backlog) Remove() error {
 	b.segments, b.open, b.cursors, b.onDisk = nil, nil, nil, false
 	b.mu.Unlock()
 	b.discard(gone)
-	if err := os.RemoveAll(b.dir); err != nil {
+	if err := removeAll(b.o.FS, b.dir); err != nil {
 		return fmt.Errorf("mmapqueue: remove: %w", err)
 	}
 	return nil

@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/zsqio/zsq/internal/faultfs"
 	"github.com/zsqio/zsq/mmapqueue"
 )
 
@@ -413,11 +414,12 @@ func TestIdle(t *testing.T) {
 // TestDiskFull shows that a failed append counts for nothing, that what came
 // before it stays, and that later appends work once there is space.
 func TestDiskFull(t *testing.T) {
-	f := func(faults mmapqueue.Faults, then string) {
+	f := func(faults faultfs.Faults, then string) {
 		t.Helper()
-		files := &mmapqueue.FaultyFiles{}
+		files := faultfs.New()
 		dir := filepath.Join(t.TempDir(), "log")
-		o := files.Use(small)
+		o := small
+		o.FS = files
 		b := mustOpen(t, dir, o)
 		c := mustCursor(t, b, "ch")
 		must(t, b.Append(publish(1, 2)))
@@ -434,34 +436,35 @@ func TestDiskFull(t *testing.T) {
 			b = mustOpen(t, dir, small)
 			c = mustCursor(t, b, "ch")
 		}
-		files.Set(mmapqueue.Faults{})
+		files.Set(faultfs.Faults{})
 		must(t, b.Append(publish(3, 40)))
 		wantRecords(t, drain(t, c, 100), publish(1, 42))
 		must(t, b.Remove())
 	}
 	for _, then := range []string{"go on", "crash"} {
-		f(mmapqueue.Faults{CreateErr: syscall.ENOSPC}, then)
+		f(faultfs.Faults{Create: syscall.ENOSPC}, then)
 		for _, room := range []int64{0, 1, 64, 300, 900, 2500} {
-			f(mmapqueue.Faults{WriteErr: syscall.ENOSPC, Room: room}, then)
+			f(faultfs.Faults{Write: syscall.ENOSPC, Room: room}, then)
 		}
 	}
 }
 
 // TestFailedSync shows that a segment whose sync failed takes no more records.
 func TestFailedSync(t *testing.T) {
-	files := &mmapqueue.FaultyFiles{}
-	o := files.Use(small)
+	files := faultfs.New()
+	o := small
+	o.FS = files
 	o.SegmentBytesMin = 4096
 	dir := filepath.Join(t.TempDir(), "log")
 	b := mustOpen(t, dir, o)
 	defer b.Remove()
 	c := mustCursor(t, b, "ch")
 	must(t, b.Append(publish(1, 1)))
-	files.Set(mmapqueue.Faults{SyncErr: syscall.EIO})
+	files.Set(faultfs.Faults{Sync: syscall.EIO})
 	if err := b.Sync(); !errors.Is(err, syscall.EIO) {
 		t.Fatalf("Sync = %v", err)
 	}
-	files.Set(mmapqueue.Faults{})
+	files.Set(faultfs.Faults{})
 	must(t, b.Append(publish(2, 1)))
 	if n := len(segments(t, dir)); n != 2 {
 		t.Fatalf("%d segments, want a new one after the failed sync", n)
@@ -471,13 +474,13 @@ func TestFailedSync(t *testing.T) {
 
 // TestOneWriteABatch shows that a batch costs one system call.
 func TestOneWriteABatch(t *testing.T) {
-	files := &mmapqueue.FaultyFiles{}
-	b := mustOpen(t, filepath.Join(t.TempDir(), "log"), files.Use(mmapqueue.Options{SegmentBytesMin: 1 << 20}))
+	files := faultfs.New()
+	b := mustOpen(t, filepath.Join(t.TempDir(), "log"), mmapqueue.Options{SegmentBytesMin: 1 << 20, FS: files})
 	defer b.Remove()
 	must(t, b.Append(publish(1, 1)))
-	files.Writes.Store(0)
+	files.Counts()
 	must(t, b.Append(publish(2, 1000)))
-	if n := files.Writes.Load(); n != 1 {
+	if n := files.Counts().Writes; n != 1 {
 		t.Fatalf("%d writes for one batch", n)
 	}
 }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"math"
-	"os"
 	"path/filepath"
 	"slices"
 	"sync/atomic"
@@ -279,7 +278,7 @@ func (c *Cursor) readSegment(most int, f func(r *Record)) (n int, more bool, err
 		c.known = w.known
 	}
 	if s.mapping == nil {
-		if s.mapping, err = mapFile(s.path, s.size); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if s.mapping, err = b.o.FS.Map(s.path, s.size); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			b.mu.Unlock() // out of descriptors or address space: worth another try
 			return 0, false, fmt.Errorf("mmapqueue: map %s: %w", s.path, err)
 		}
@@ -600,7 +599,7 @@ func (b *Backlog) saveCursors(durably bool) error {
 	b.moved = !durably // a sync that follows still has to make it durable
 	buf := b.encodeCursors()
 	b.mu.Unlock()
-	if err := replaceFile(filepath.Join(b.dir, cursorFile), buf, durably); err != nil {
+	if err := replaceFile(b.o.FS, filepath.Join(b.dir, cursorFile), buf, durably); err != nil {
 		b.mu.Lock()
 		b.moved = true
 		b.mu.Unlock()
@@ -681,22 +680,4 @@ func (b *Backlog) decodeCursors(buf []byte) bool {
 		b.cursors = append(b.cursors, c)
 	}
 	return len(body) == 0
-}
-
-// replaceFile writes a file whole or not at all, as far as a crash of the
-// process goes, and durably if asked to.
-func replaceFile(path string, b []byte, durably bool) error {
-	f, err := os.OpenFile(path+".tmp", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(b)
-	if err == nil && durably {
-		err = f.Sync()
-	}
-	if err = firstErr(err, f.Close()); err != nil {
-		os.Remove(path + ".tmp")
-		return err
-	}
-	return os.Rename(path+".tmp", path)
 }

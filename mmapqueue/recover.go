@@ -3,7 +3,6 @@ package mmapqueue
 import (
 	"errors"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"slices"
 
@@ -20,7 +19,7 @@ import (
 //
 // There is no open segment afterwards: the next append makes a new one.
 func (b *Backlog) recover() error {
-	entries, err := os.ReadDir(b.dir)
+	entries, err := b.o.FS.ReadDir(b.dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -69,8 +68,8 @@ func (b *Backlog) recover() error {
 // loadCursors reads the cursor file and reports whether there was a sound one.
 func (b *Backlog) loadCursors() (known bool, err error) {
 	path := filepath.Join(b.dir, cursorFile)
-	os.Remove(path + ".tmp")
-	buf, err := os.ReadFile(path)
+	b.o.FS.Remove(path + ".tmp")
+	buf, err := readFile(b.o.FS, path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}
@@ -82,7 +81,7 @@ func (b *Backlog) loadCursors() (known bool, err error) {
 	}
 	b.cursors, b.lastID = nil, 0
 	b.report(&segment{path: path}, 0, nil)
-	return false, os.Rename(path, path+badSuffix)
+	return false, b.o.FS.Rename(path, path+badSuffix)
 }
 
 // adopt gives all records to the topic's own cursor: the cursor file is gone, so
@@ -105,16 +104,14 @@ func (b *Backlog) adopt() {
 // load reads what a start has to know of s. A file that is no segment at all is
 // put aside, and one without records is removed: keep is false.
 func (b *Backlog) load(s *segment) (keep bool, err error) {
-	f, err := os.Open(s.path)
+	f, err := b.o.FS.Open(s.path, false)
 	if err != nil {
 		return false, err
 	}
 	defer f.Close()
-	stat, err := f.Stat()
-	if err != nil {
+	if s.size, err = f.Size(); err != nil {
 		return false, err
 	}
-	s.size = stat.Size()
 	header := make([]byte, segmentStart)
 	n, _ := f.ReadAt(header, 0)
 	headed := s.parseHeader(header[:n])
@@ -127,13 +124,13 @@ func (b *Backlog) load(s *segment) (keep bool, err error) {
 	}
 	if !headed {
 		b.report(s, 0, nil)
-		return false, os.Rename(s.path, s.path+badSuffix)
+		return false, b.o.FS.Rename(s.path, s.path+badSuffix)
 	}
 	if err := b.scan(s); err != nil {
 		return false, err
 	}
 	if s.end == segmentStart && !s.damaged {
-		return false, os.Remove(s.path)
+		return false, b.o.FS.Remove(s.path)
 	}
 	if !s.damaged {
 		b.sealScanned(s)
@@ -148,7 +145,7 @@ func (b *Backlog) load(s *segment) (keep bool, err error) {
 // What a cursor has finished in s is counted again, since the cursor file may
 // count records that are damaged now.
 func (b *Backlog) scan(s *segment) error {
-	m, err := mapFile(s.path, s.size)
+	m, err := b.o.FS.Map(s.path, s.size)
 	if err != nil {
 		return err
 	}
@@ -210,7 +207,7 @@ func (s *segment) scan(m mmap.MMap, cursors []*Cursor) (damage []int64) {
 // sealScanned writes the footer that a crash left out, so that the next start is
 // quick. A damaged segment is left as it was found. Failure is harmless.
 func (b *Backlog) sealScanned(s *segment) {
-	f, err := openFile(s.path)
+	f, err := b.o.FS.Open(s.path, true)
 	if err == nil {
 		s.f = f
 		s.size, err = s.seal()
