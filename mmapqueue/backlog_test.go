@@ -17,7 +17,7 @@ import (
 )
 
 // small has segments of a few records, and no background syncs.
-var small = mmapqueue.Options{SegmentBytesMin: 512, SegmentBytesMax: 4096, SyncEvery: -1, SyncTimeout: -1}
+var small = mmapqueue.Recycling(mmapqueue.Options{SegmentBytesMin: 512, SegmentBytesMax: 4096, SyncEvery: -1, SyncTimeout: -1})
 
 func mustOpen(t testing.TB, dir string, o mmapqueue.Options) *mmapqueue.Backlog {
 	t.Helper()
@@ -411,6 +411,65 @@ func TestIdle(t *testing.T) {
 	if err := b.Append(publish(1, 1)); !errors.Is(err, mmapqueue.ErrClosed) {
 		t.Fatalf("Append after Close: %v", err)
 	}
+}
+
+// TestRest shows that a log nobody needs anything of gives its files back by
+// itself, once nothing has happened for a while.
+func TestRest(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "log")
+	b := mustOpen(t, dir, small)
+	defer b.Remove()
+	c := mustCursor(t, b, "ch")
+	must(t, b.Append(publish(1, 100)))
+	got := read(t, c, 100)
+	if b.TimerRan() || b.TimerRan() {
+		t.Fatal("a log with unfinished records rests")
+	}
+	c.Finish(sequences(got))
+	if b.TimerRan() {
+		t.Fatal("a log rests that was busy a moment ago")
+	}
+	if !b.TimerRan() {
+		t.Fatal("the log does not rest")
+	}
+	if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
+		t.Fatalf("a log at rest keeps its directory: %v", err)
+	}
+}
+
+// TestSegmentsAreUsedAgain shows that a log which is read as fast as it is written
+// makes few files, and that a start removes those that waited to be used again.
+func TestSegmentsAreUsedAgain(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "log")
+	o, disk := small, faultfs.New()
+	o.FS = disk
+	b := mustOpen(t, dir, o)
+	c := mustCursor(t, b, "ch")
+	must(t, b.Sync())
+	for i := range 200 {
+		must(t, b.Append(publish(1+10*i, 10)))
+		wantRecords(t, drain(t, c, 100), publish(1+10*i, 10))
+	}
+	if n := disk.Counts().Creates; n > 20 {
+		t.Errorf("%d files were made for 2,000 records that were read at once", n)
+	}
+	spares := func(dir string) int {
+		names, err := filepath.Glob(filepath.Join(dir, "*.spare"))
+		must(t, err)
+		return len(names)
+	}
+	must(t, b.Append(publish(1, 3)))
+	crashed := clone(t, dir)
+	if spares(crashed) == 0 {
+		t.Error("no segment waits to be used again")
+	}
+	must(t, b.Remove())
+	b = mustOpen(t, crashed, small)
+	defer b.Remove()
+	if n := spares(crashed); n > 0 {
+		t.Errorf("%d spare files are left by a start", n)
+	}
+	wantRecords(t, drain(t, mustCursor(t, b, "ch"), 100), publish(1, 3))
 }
 
 // TestDiskFull shows that a failed append counts for nothing, that what came

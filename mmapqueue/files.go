@@ -41,6 +41,9 @@ type File interface {
 	Size() (int64, error)
 	// Datasync returns when what was written is on the disk.
 	Datasync() error
+	// Forget tells the system that nobody will read the file soon: what is on the
+	// disk needs no memory.
+	Forget()
 	Close() error
 }
 

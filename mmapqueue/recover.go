@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/edsrzf/mmap-go"
 	"golang.org/x/sys/unix"
@@ -35,6 +36,9 @@ func (b *Backlog) recover() error {
 	for _, e := range entries { // sorted by name, which needs not be by number
 		number, ok := segmentNumber(e.Name())
 		if !ok {
+			if strings.HasSuffix(e.Name(), segmentSuffix+spareSuffix) {
+				b.o.FS.Remove(filepath.Join(b.dir, e.Name()))
+			}
 			continue
 		}
 		s := &segment{number: number, path: filepath.Join(b.dir, e.Name()), sealed: true}

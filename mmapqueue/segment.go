@@ -47,6 +47,7 @@ const (
 
 	segmentSuffix = ".seg"
 	badSuffix     = ".bad"
+	spareSuffix   = ".spare"
 )
 
 // segment is one file of a log. Its fields belong to Backlog.mu, but for those
