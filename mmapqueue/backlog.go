@@ -124,15 +124,15 @@ type Backlog struct {
 	open     *segment   // takes records; nil until the next append makes one
 	unsynced []*segment // sealed, with f still open
 	cursors  []*Cursor
-	lastID   uint32 // of all cursors there ever were
-	number   uint64 // of the next segment
-	sequence uint64 // of the next record
-	sizeNext int64  // of the next segment
+	lastID   uint32     // of all cursors there ever were
+	number   uint64     // of the next segment
+	sequence uint64     // of the next record
+	sizeNext int64      // of the next segment
 	spares   []*segment // files for segments to come; they have no place in the log
-	ops      int64  // records appended, read and finished since the last sync
-	quiet    bool   // nothing happened since the last sync by the timer
-	moved    bool   // a cursor has moved since the cursor file was written
-	newFiles bool   // a file was created since the directory was synced
+	ops      int64      // records appended, read and finished since the last sync
+	quiet    bool       // nothing happened since the last sync by the timer
+	moved    bool       // a cursor has moved since the cursor file was written
+	newFiles bool       // a file was created since the directory was synced
 	timer    *time.Timer
 	armed    bool           // timer will run
 	reading  sync.WaitGroup // Reads under way; none is added once closed
@@ -331,6 +331,7 @@ func (b *Backlog) reuse(s *segment, need int64, front []byte) bool {
 	i := slices.IndexFunc(b.spares, func(o *segment) bool { return o.size >= need && o.size >= s.size/2 })
 	if i < 0 {
 		b.mu.Unlock()
+		b.dropSpares() // of another time, or cut at their seals too often
 		return false
 	}
 	o := b.spares[i]
