@@ -117,25 +117,27 @@ type Backlog struct {
 	bytes  atomic.Int64 // size of all files of segments
 	broken atomic.Int64 // damaged places found
 
-	mu       sync.Mutex
-	closed   bool
-	onDisk   bool       // the directory exists
-	segments []*segment // ascending by number; the open one is last
-	open     *segment   // takes records; nil until the next append makes one
-	unsynced []*segment // sealed, with f still open
-	cursors  []*Cursor
-	lastID   uint32     // of all cursors there ever were
-	number   uint64     // of the next segment
-	sequence uint64     // of the next record
-	sizeNext int64      // of the next segment
-	spares   []*segment // files for segments to come; they have no place in the log
-	ops      int64      // records appended, read and finished since the last sync
-	quiet    bool       // nothing happened since the last sync by the timer
-	moved    bool       // a cursor has moved since the cursor file was written
-	newFiles bool       // a file was created since the directory was synced
-	timer    *time.Timer
-	armed    bool           // timer will run
-	reading  sync.WaitGroup // Reads under way; none is added once closed
+	mu           sync.Mutex
+	closed       bool
+	onDisk       bool       // the directory exists
+	segments     []*segment // ascending by number; the open one is last
+	open         *segment   // takes records; nil until the next append makes one
+	unsynced     []*segment // sealed, with f still open
+	cursors      []*Cursor
+	lastID       uint32     // of all cursors there ever were
+	number       uint64     // of the next segment
+	sequence     uint64     // of the next record
+	sizeNext     int64      // of the next segment
+	spares       []*segment // files for segments to come; they have no place in the log
+	ops          int64      // records appended, read and finished since the last sync
+	quiet        bool       // nothing happened since the last sync by the timer
+	moved        bool       // a cursor has moved since the cursor file was written
+	adoptedMoved bool       // the list of adopted files has changed since it was written
+	newFiles     bool       // a file was created since the directory was synced
+	adoptedFrom  string     // the directory of the adopted files
+	timer        *time.Timer
+	armed        bool           // timer will run
+	reading      sync.WaitGroup // Reads under way; none is added once closed
 }
 
 // Open returns the log in dir, with all records and cursors that the last run
@@ -355,7 +357,7 @@ func (b *Backlog) reuse(s *segment, need int64, front []byte) bool {
 // reports whether it did. No start takes the file for a segment.
 func (b *Backlog) retire(s *segment) bool {
 	b.mu.Lock()
-	keep := !b.closed && b.onDisk && len(b.spares) < sparesMax && !s.damaged && !s.failed &&
+	keep := !b.closed && b.onDisk && s.foreign == nil && len(b.spares) < sparesMax && !s.damaged && !s.failed &&
 		s.readers == 0 && s.size >= b.o.spareMin && s.size <= max(b.sizeNext*2, b.o.spareMin)
 	b.mu.Unlock()
 	if !keep {
@@ -455,7 +457,14 @@ func (b *Backlog) reap() (gone []*segment) {
 		}
 	}
 	b.segments = slices.DeleteFunc(b.segments, func(s *segment) bool {
-		if !s.sealed || s.number >= oldest {
+		needed := !s.sealed || s.number >= oldest
+		if s.foreign != nil {
+			needed = slices.ContainsFunc(b.cursors, func(c *Cursor) bool {
+				return c.id == s.foreign.cursor && !c.idle() && c.oldest() <= s.number
+			})
+			b.adoptedMoved = b.adoptedMoved || !needed
+		}
+		if needed {
 			return false
 		}
 		gone = append(gone, s)
@@ -500,6 +509,9 @@ func (b *Backlog) discard(gone []*segment) {
 		}
 		if err := remove(s.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			b.o.Logf("mmapqueue: discard segment: %v", err)
+		}
+		if s.foreign != nil {
+			b.forgetMeta(s)
 		}
 	}
 }
@@ -684,12 +696,13 @@ func (b *Backlog) trim() {
 		s.sealed = true
 		b.drop(s)
 	}
-	b.segments, b.open, b.onDisk, b.moved = nil, nil, false, false
+	b.segments, b.open, b.onDisk, b.moved, b.adoptedMoved = nil, nil, false, false, false
 	b.sizeNext = b.o.SegmentBytesMin
 	b.mu.Unlock()
 	b.dropSpares()
 	// The cursors go last: records without cursors would be read again by all.
 	b.discard(gone)
+	b.o.FS.Remove(filepath.Join(b.dir, adoptedFile))
 	b.o.FS.Remove(filepath.Join(b.dir, cursorFile))
 	b.o.FS.Remove(b.dir) // fails when evidence lies there
 }
@@ -761,7 +774,7 @@ func (b *Backlog) Remove() error {
 		c.depth.Store(0)
 		c.waiting = 0
 	}
-	b.segments, b.open, b.cursors, b.onDisk = nil, nil, nil, false
+	b.segments, b.open, b.cursors, b.onDisk, b.adoptedMoved = nil, nil, nil, false, false
 	b.mu.Unlock()
 	b.dropSpares()
 	b.discard(gone)

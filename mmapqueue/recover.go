@@ -33,6 +33,9 @@ func (b *Backlog) recover() error {
 	if err != nil {
 		return err
 	}
+	if err := b.loadAdopted(); err != nil {
+		return err
+	}
 	for _, e := range entries { // sorted by name, which needs not be by number
 		number, ok := segmentNumber(e.Name())
 		if !ok {
@@ -65,6 +68,7 @@ func (b *Backlog) recover() error {
 	if !known && len(b.segments) > 0 {
 		b.cursorsFromLog()
 	}
+	b.adoptedCursors()
 	for _, c := range b.cursors {
 		c.measure()
 	}
