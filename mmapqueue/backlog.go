@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -38,8 +37,12 @@ type Options struct {
 	// that failed. It must be safe for concurrent use. The default drops it.
 	Logf func(format string, args ...any)
 
-	// create makes a segment's file; tests put a full disk here.
-	create func(path string, size int64) (file, error)
+	// FS is where the log lies. The default is OS.
+	FS FS
+
+	// spareMin is the size from which a segment that nobody needs is kept to be
+	// written again; smaller ones are not worth it.
+	spareMin int64
 }
 
 const (
@@ -52,6 +55,20 @@ const (
 
 	// syncAtOnce is the size from which a sealed segment is synced at once.
 	syncAtOnce = 4 << 20
+
+	// sizeShallow is how large segments of a log become that is read as fast as
+	// it is written. Beyond it a segment is half of what lies in the log: such a
+	// log turns in few pages, which stay in the processor's cache.
+	sizeShallow = 16 << 20
+
+	// sparesMax is how many segments that nobody needs are kept to be written again.
+	sparesMax = 2
+	spareMin  = 1 << 20
+
+	// coldDistance is how many bytes in front of every reader the system may
+	// keep in memory. What is written farther away is given up as soon as it is
+	// synced, so that a backlog of gigabytes passes through a few pages.
+	coldDistance = 256 << 20
 )
 
 func (o *Options) defaults() {
@@ -71,8 +88,11 @@ func (o *Options) defaults() {
 	if o.Logf == nil {
 		o.Logf = func(string, ...any) {}
 	}
-	if o.create == nil {
-		o.create = createFile
+	if o.spareMin == 0 {
+		o.spareMin = spareMin
+	}
+	if o.FS == nil {
+		o.FS = OS
 	}
 }
 
@@ -98,23 +118,27 @@ type Backlog struct {
 	bytes  atomic.Int64 // size of all files of segments
 	broken atomic.Int64 // damaged places found
 
-	mu       sync.Mutex
-	closed   bool
-	onDisk   bool       // the directory exists
-	segments []*segment // ascending by number; the open one is last
-	open     *segment   // takes records; nil until the next append makes one
-	unsynced []*segment // sealed, with f still open
-	cursors  []*Cursor
-	lastID   uint32 // of all cursors there ever were
-	number   uint64 // of the next segment
-	sequence uint64 // of the next record
-	sizeNext int64  // of the next segment
-	ops      int64  // records appended and read since the last sync
-	moved    bool   // a cursor has moved since the cursor file was written
-	newFiles bool   // a file was created since the directory was synced
-	timer    *time.Timer
-	armed    bool           // timer will run
-	reading  sync.WaitGroup // Reads under way; none is added once closed
+	mu           sync.Mutex
+	closed       bool
+	onDisk       bool       // the directory exists
+	segments     []*segment // ascending by number; the open one is last
+	open         *segment   // takes records; nil until the next append makes one
+	unsynced     []*segment // sealed, with f still open
+	cursors      []*Cursor
+	lastID       uint32     // of all cursors there ever were
+	number       uint64     // of the next segment
+	sequence     uint64     // of the next record
+	sizeNext     int64      // of the next segment
+	spares       []*segment // files for segments to come; they have no place in the log
+	ops          int64      // records appended, read and finished since the last sync
+	quiet        bool       // nothing happened since the last sync by the timer
+	moved        bool       // a cursor has moved since the cursor file was written
+	adoptedMoved bool       // the list of adopted files has changed since it was written
+	newFiles     bool       // a file was created since the directory was synced
+	adoptedFrom  string     // the directory of the adopted files
+	timer        *time.Timer
+	armed        bool           // timer will run
+	reading      sync.WaitGroup // Reads under way; none is added once closed
 }
 
 // Open returns the log in dir, with all records and cursors that the last run
@@ -137,6 +161,13 @@ func Open(dir string, o Options) (*Backlog, error) {
 // channel was deleted while the batch was on its way. So is a publish while
 // there is no cursor at all.
 func (b *Backlog) Append(recs []Record) error {
+	b.appending.Lock()
+	defer b.appending.Unlock()
+	return b.append(recs)
+}
+
+// append is Append for a caller that holds appending.
+func (b *Backlog) append(recs []Record) error {
 	if len(recs) == 0 {
 		return nil
 	}
@@ -144,8 +175,6 @@ func (b *Backlog) Append(recs []Record) error {
 	if err != nil {
 		return err
 	}
-	b.appending.Lock()
-	defer b.appending.Unlock()
 	s, err := b.room(size)
 	if err != nil {
 		return err
@@ -154,15 +183,11 @@ func (b *Backlog) Append(recs []Record) error {
 	buf := batches.Get()
 	defer batches.Put(buf)
 	buf.B = slices.Grow(buf.B[:0], int(size))[:size]
-	offset, sequence := s.end, b.sequence
-	for i := range recs {
-		n := encode(buf.B[offset-s.end:], &recs[i], sequence, offset, s.salt)
-		offset += int64(n)
-		sequence++
-	}
+	offset, sequence := s.encode(buf.B, recs, s.end, b.sequence)
 	if n, err := s.f.WriteAt(buf.B, s.end); err != nil {
 		b.mu.Lock()
 		s.failed = true
+		b.sequence = sequence // a start may find records of this batch
 		b.mu.Unlock()
 		b.sealOpen()
 		return fmt.Errorf("mmapqueue: append %d bytes to %s, %d written: %w", size, s.path, n, err)
@@ -178,10 +203,11 @@ func (b *Backlog) Append(recs []Record) error {
 
 // count adds recs, which were just written at the end of s, to what each cursor
 // has to read. A cursor that had read everything is put in front of them first.
+// The caller holds mu.
 func (b *Backlog) count(s *segment, recs []Record) {
 	for _, c := range b.cursors {
 		if c.depth.Load() == 0 {
-			c.place(s)
+			c.skip()
 		}
 	}
 	publishes := int64(0)
@@ -234,7 +260,7 @@ func (b *Backlog) room(size int64) (*segment, error) {
 }
 
 // newSegment makes the segment that the next append goes to, of at least need
-// bytes. A disk that has no room for one of the usual size may still have room
+// bytes and the names of the cursors. A disk that has no room for one of the usual size may still have room
 // for that.
 func (b *Backlog) newSegment(need int64) (*segment, error) {
 	if err := b.makeDir(); err != nil {
@@ -246,35 +272,134 @@ func (b *Backlog) newSegment(need int64) (*segment, error) {
 	s := &segment{
 		number: b.number, firstSequence: b.sequence, next: b.sequence,
 		salt: binary.LittleEndian.Uint64(random[:]), path: segmentPath(b.dir, b.number),
-		size: max(b.sizeNext, need), end: segmentStart,
 	}
+	names := b.nameRecords()
+	s.size = b.sizeNext
 	b.mu.Unlock()
-
-	f, err := b.o.create(s.path, s.size)
-	if err != nil && s.size > need {
-		s.size = need
-		f, err = b.o.create(s.path, s.size)
-	}
+	size, err := batchSize(names)
 	if err != nil {
-		return nil, fmt.Errorf("mmapqueue: create segment: %w", err)
+		return nil, err
 	}
-	if _, err := f.WriteAt(s.header(), 0); err != nil {
-		f.Close()
-		os.Remove(s.path)
-		return nil, fmt.Errorf("mmapqueue: write header of %s: %w", s.path, err)
+	need += size
+	s.size = max(s.size, need)
+	front := make([]byte, segmentStart+size)
+	copy(front, s.header())
+	s.end, s.next = s.encode(front[segmentStart:], names, segmentStart, s.next)
+
+	if !b.reuse(s, need, front) {
+		if err := b.create(s, need, front); err != nil {
+			return nil, err
+		}
 	}
-	s.f = f
 	b.bytes.Add(s.size)
 
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.segments = append(b.segments, s)
-	b.open, b.newFiles = s, true
+	b.open, b.newFiles, b.sequence = s, true, s.next
 	// Not before: a background sync puts cursors that have read everything at the
 	// segment of the next number, and that must not be the one behind this.
 	b.number = s.number + 1
-	b.sizeNext = min(max(b.sizeNext, s.size)*2, b.o.SegmentBytesMax)
+	half := b.bytes.Load() / 2
+	b.sizeNext = min(max(b.sizeNext*2, b.o.SegmentBytesMin), max(half, sizeShallow), b.o.SegmentBytesMax)
 	return s, nil
+}
+
+// create makes the file of s, of s.size bytes or, where there is no room for so
+// many, of need, and writes its front.
+func (b *Backlog) create(s *segment, need int64, front []byte) error {
+	f, err := b.o.FS.Create(s.path, s.size)
+	if err != nil && s.size > need {
+		b.dropSpares()
+		s.size = need
+		f, err = b.o.FS.Create(s.path, s.size)
+	}
+	if err != nil {
+		return fmt.Errorf("mmapqueue: create segment: %w", err)
+	}
+	if _, err := f.WriteAt(front, 0); err != nil {
+		f.Close()
+		b.o.FS.Remove(s.path)
+		return fmt.Errorf("mmapqueue: write header of %s: %w", s.path, err)
+	}
+	s.f = f
+	return nil
+}
+
+// reuse makes s of a spare file whose size is about right and reports whether it
+// did. The front is written before the file gets its name: under that name the
+// old front would be another segment's.
+func (b *Backlog) reuse(s *segment, need int64, front []byte) bool {
+	b.mu.Lock()
+	i := slices.IndexFunc(b.spares, func(o *segment) bool { return o.size >= need && o.size >= s.size/2 })
+	if i < 0 {
+		b.mu.Unlock()
+		b.dropSpares() // of another time, or cut at their seals too often
+		return false
+	}
+	o := b.spares[i]
+	b.spares = slices.Delete(b.spares, i, i+1)
+	b.mu.Unlock()
+	_, err := o.f.WriteAt(front, 0)
+	if err == nil {
+		err = b.o.FS.Rename(o.path, s.path)
+	}
+	if err != nil {
+		b.o.Logf("mmapqueue: use %s again: %v", o.path, err)
+		b.removeSpare(o)
+		return false
+	}
+	s.f, s.size = o.f, o.size
+	b.bytes.Add(-o.size)
+	return true
+}
+
+// retire keeps the file of s, which is off the list, for a segment to come, and
+// reports whether it did. No start takes the file for a segment.
+func (b *Backlog) retire(s *segment) bool {
+	b.mu.Lock()
+	keep := !b.closed && b.onDisk && s.foreign == nil && len(b.spares) < sparesMax && !s.damaged && !s.failed &&
+		s.readers == 0 && s.size >= b.o.spareMin && s.size <= max(b.sizeNext*2, b.o.spareMin)
+	b.mu.Unlock()
+	if !keep {
+		return false
+	}
+	o := &segment{path: s.path + spareSuffix, size: s.size, f: s.f}
+	if o.f == nil {
+		f, err := b.o.FS.Open(s.path, true)
+		if err != nil {
+			return false
+		}
+		o.f = f
+	}
+	if err := b.o.FS.Rename(s.path, o.path); err != nil {
+		o.f.Close()
+		s.f = nil
+		return false
+	}
+	b.mu.Lock()
+	b.spares = append(b.spares, o)
+	b.mu.Unlock()
+	return true
+}
+
+// dropSpares removes the files that are kept to be used again.
+func (b *Backlog) dropSpares() {
+	b.mu.Lock()
+	spares := b.spares
+	b.spares = nil
+	b.mu.Unlock()
+	for _, o := range spares {
+		b.removeSpare(o)
+	}
+}
+
+func (b *Backlog) removeSpare(o *segment) {
+	o.f.Close()
+	b.bytes.Add(-o.size)
+	if err := b.o.FS.Remove(o.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		b.o.Logf("mmapqueue: remove spare: %v", err)
+	}
 }
 
 // makeDir creates the directory, and in it the cursors: were they missing after
@@ -286,7 +411,7 @@ func (b *Backlog) makeDir() error {
 	if made {
 		return nil
 	}
-	if err := os.MkdirAll(b.dir, 0o755); err != nil {
+	if err := b.o.FS.MkdirAll(b.dir); err != nil {
 		return fmt.Errorf("mmapqueue: %w", err)
 	}
 	b.mu.Lock()
@@ -328,12 +453,19 @@ func (b *Backlog) sealOpen() {
 func (b *Backlog) reap() (gone []*segment) {
 	oldest := b.number
 	for _, c := range b.cursors {
-		if c.depth.Load() > 0 {
-			oldest = min(oldest, c.at.segment)
+		if !c.idle() {
+			oldest = min(oldest, c.oldest())
 		}
 	}
 	b.segments = slices.DeleteFunc(b.segments, func(s *segment) bool {
-		if !s.sealed || s.number >= oldest {
+		needed := !s.sealed || s.number >= oldest
+		if s.foreign != nil {
+			needed = slices.ContainsFunc(b.cursors, func(c *Cursor) bool {
+				return c.id == s.foreign.cursor && !c.idle() && c.oldest() <= s.number
+			})
+			b.adoptedMoved = b.adoptedMoved || !needed
+		}
+		if needed {
 			return false
 		}
 		gone = append(gone, s)
@@ -365,16 +497,22 @@ func (b *Backlog) unmap(s *segment) {
 // damaged one is kept under another name for whoever wants to look.
 func (b *Backlog) discard(gone []*segment) {
 	for _, s := range gone {
+		if b.retire(s) {
+			continue
+		}
 		if s.f != nil {
 			s.f.Close()
 		}
 		b.bytes.Add(-s.size)
-		remove := os.Remove
+		remove := b.o.FS.Remove
 		if s.damaged {
-			remove = func(path string) error { return os.Rename(path, path+badSuffix) }
+			remove = func(path string) error { return b.o.FS.Rename(path, path+badSuffix) }
 		}
 		if err := remove(s.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			b.o.Logf("mmapqueue: discard segment: %v", err)
+		}
+		if s.foreign != nil {
+			b.forgetMeta(s)
 		}
 	}
 }
@@ -383,6 +521,7 @@ func (b *Backlog) discard(gone []*segment) {
 // caller holds mu.
 func (b *Backlog) touch(n int) {
 	b.ops += int64(n)
+	b.quiet = false
 	switch {
 	case b.closed:
 	case b.o.SyncEvery > 0 && b.ops >= b.o.SyncEvery:
@@ -405,7 +544,28 @@ func (b *Backlog) arm(d time.Duration) {
 		if err := b.Sync(); err != nil && !errors.Is(err, ErrClosed) {
 			b.o.Logf("%v", err)
 		}
+		if b.rests() {
+			b.Trim()
+		}
 	})
+}
+
+// rests reports whether nothing has happened for a while to a log that nobody
+// needs anything of; it has the timer look again while that is not known.
+func (b *Backlog) rests() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.closed || !b.onDisk || slices.ContainsFunc(b.cursors, func(c *Cursor) bool { return !c.idle() }) {
+		return false
+	}
+	if b.quiet {
+		return true
+	}
+	b.quiet = true
+	if !b.armed && b.o.SyncTimeout > 0 {
+		b.arm(b.o.SyncTimeout)
+	}
+	return false
 }
 
 // Sync returns when everything appended and read before the call is on the disk.
@@ -440,7 +600,10 @@ func (b *Backlog) sync() error {
 
 	var first error
 	for i, s := range todo {
-		err := s.f.Datasync()
+		b.mu.Lock()
+		f := s.f
+		b.mu.Unlock()
+		err := f.Datasync()
 		b.mu.Lock()
 		if err != nil && !s.dead {
 			s.failed = true
@@ -448,16 +611,21 @@ func (b *Backlog) sync() error {
 		}
 		s.synced = ends[i]
 		done := i < sealed && !s.dead
+		cold := err == nil && !s.dead && b.cold(s)
 		if done {
+			s.f = nil
 			b.unsynced = slices.DeleteFunc(b.unsynced, func(u *segment) bool { return u == s })
 		}
 		b.mu.Unlock()
+		if cold {
+			f.Forget()
+		}
 		if done {
-			s.f.Close() // a second Close by discard fails harmlessly
+			f.Close()
 		}
 	}
 	if newFiles {
-		err := firstErr(syncDir(b.dir), syncDir(filepath.Dir(b.dir))) // its own name too
+		err := firstErr(b.o.FS.SyncDir(b.dir), b.o.FS.SyncDir(filepath.Dir(b.dir))) // its own name too
 		if err != nil {
 			b.mu.Lock()
 			b.newFiles = true
@@ -468,28 +636,31 @@ func (b *Backlog) sync() error {
 	return firstErr(first, b.saveCursors(true))
 }
 
+// cold reports whether every reader has more than coldDistance to read before it
+// comes to s. The caller holds mu.
+func (b *Backlog) cold(s *segment) bool {
+	nearest := uint64(0)
+	for _, c := range b.cursors {
+		if c.depth.Load() == 0 {
+			return false // it will read what comes next
+		}
+		nearest = max(nearest, c.at.segment)
+	}
+	distance := int64(0)
+	for i := len(b.segments) - 1; i >= 0 && b.segments[i].number > nearest; i-- {
+		if b.segments[i].number < s.number {
+			distance += b.segments[i].size
+		}
+	}
+	return distance > coldDistance
+}
+
 // firstErr returns the first of two errors that is not nil.
 func firstErr(a, b error) error {
 	if a != nil {
 		return a
 	}
 	return b
-}
-
-// syncDir makes the names in dir durable.
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil // removed by Trim meanwhile
-	}
-	if err != nil {
-		return fmt.Errorf("mmapqueue: sync directory: %w", err)
-	}
-	defer d.Close()
-	if err := d.Sync(); err != nil {
-		return fmt.Errorf("mmapqueue: sync directory: %w", err)
-	}
-	return nil
 }
 
 // Trim gives back what a backlog with nothing to read still holds: the open
@@ -510,7 +681,7 @@ func (b *Backlog) trim() {
 	b.mu.Lock()
 	idle := b.onDisk
 	for _, c := range b.cursors {
-		idle = idle && c.depth.Load() == 0
+		idle = idle && c.idle()
 	}
 	if !idle {
 		for _, s := range b.segments {
@@ -526,14 +697,16 @@ func (b *Backlog) trim() {
 		s.sealed = true
 		b.drop(s)
 	}
-	b.segments, b.open, b.onDisk, b.moved = nil, nil, false, false
+	b.segments, b.open, b.onDisk, b.moved, b.adoptedMoved = nil, nil, false, false, false
 	b.sizeNext = b.o.SegmentBytesMin
 	b.mu.Unlock()
 	b.savedSum = 0
+	b.dropSpares()
 	// The cursors go last: records without cursors would be read again by all.
 	b.discard(gone)
-	os.Remove(filepath.Join(b.dir, cursorFile))
-	os.Remove(b.dir) // fails when evidence lies there
+	b.o.FS.Remove(filepath.Join(b.dir, adoptedFile))
+	b.o.FS.Remove(filepath.Join(b.dir, cursorFile))
+	b.o.FS.Remove(b.dir) // fails when evidence lies there
 }
 
 // Bytes returns the size of all segments, with space set aside for later records.
@@ -557,7 +730,7 @@ func (b *Backlog) report(s *segment, offset int64, cause error) *CorruptError {
 func (b *Backlog) Close() error {
 	b.appending.Lock()
 	defer b.appending.Unlock()
-	if err := b.end(); err != nil {
+	if err := b.wrapUp(); err != nil {
 		return err
 	}
 	return b.sync()
@@ -569,7 +742,7 @@ func (b *Backlog) Close() error {
 func (b *Backlog) CloseUnsynced() error {
 	b.appending.Lock()
 	defer b.appending.Unlock()
-	if err := b.end(); err != nil {
+	if err := b.wrapUp(); err != nil {
 		return err
 	}
 	b.mu.Lock()
@@ -582,14 +755,15 @@ func (b *Backlog) CloseUnsynced() error {
 	return b.saveCursors(false)
 }
 
-// end seals the log and makes every later call fail. The caller holds appending.
-func (b *Backlog) end() error {
+// wrapUp seals the log and makes every later call fail. The caller holds appending.
+func (b *Backlog) wrapUp() error {
 	if err := b.shut(); err != nil {
 		return err
 	}
 	if b.open != nil {
 		b.sealOpen()
 	}
+	b.dropSpares()
 	b.trim() // the idle case, and all mappings
 	return nil
 }
@@ -627,11 +801,13 @@ func (b *Backlog) Remove() error {
 	}
 	for _, c := range b.cursors {
 		c.depth.Store(0)
+		c.waiting = 0
 	}
-	b.segments, b.open, b.cursors, b.onDisk = nil, nil, nil, false
+	b.segments, b.open, b.cursors, b.onDisk, b.adoptedMoved = nil, nil, nil, false, false
 	b.mu.Unlock()
+	b.dropSpares()
 	b.discard(gone)
-	if err := os.RemoveAll(b.dir); err != nil {
+	if err := removeAll(b.o.FS, b.dir); err != nil {
 		return fmt.Errorf("mmapqueue: remove: %w", err)
 	}
 	return nil
@@ -646,6 +822,9 @@ func (b *Backlog) check() {
 	for _, c := range b.cursors {
 		depth := c.depth.Load()
 		invariant.Check(depth >= 0, "cursor %q has depth %d", c.name, depth)
+		invariant.Check(c.waiting >= 0, "cursor %q has %d unfinished records", c.name, c.waiting)
+		invariant.Check(c.base.sequence <= c.window.floor, "cursor %q: base %d above floor %d", c.name, c.base.sequence, c.window.floor)
+		invariant.Check(c.window.floor <= b.sequence, "cursor %q: floor %d above the end %d", c.name, c.window.floor, b.sequence)
 		invariant.Check(depth == 0 || len(b.segments) > 0, "cursor %q has depth %d and no segment", c.name, depth)
 	}
 	for i, s := range b.segments {

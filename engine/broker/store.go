@@ -14,6 +14,8 @@ import (
 	"sync/atomic"
 
 	"github.com/zsqio/zsq/internal/block"
+	"github.com/zsqio/zsq/internal/diskqueue"
+	"github.com/zsqio/zsq/internal/wire"
 	"github.com/zsqio/zsq/mmapqueue"
 )
 
@@ -44,11 +46,12 @@ func (b *Broker) Restore(name string, paused bool, channels map[string]bool) err
 func (b *Broker) Open() error {
 	root := filepath.Join(b.opts.DataPath, backlogsDir)
 	dirs, err := os.ReadDir(root)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("broker: read backlogs: %w", err)
+	}
+	theirs, err := upstreamQueues(b.opts.DataPath)
+	if err != nil {
+		return err
 	}
 	opened := make([]*Topic, len(dirs))
 	err = inParallel(len(dirs), filesAtOnce, func(i int) error {
@@ -63,12 +66,24 @@ func (b *Broker) Open() error {
 				return nil
 			}
 		}
-		t, err := b.openTopic(name, filepath.Join(root, dirs[i].Name()))
+		t, err := b.openTopic(name, filepath.Join(root, dirs[i].Name()), theirs[name])
 		opened[i] = t
 		return err
 	})
 	if err != nil {
 		return err
+	}
+	for _, t := range opened {
+		if t != nil {
+			delete(theirs, t.name)
+		}
+	}
+	for name, queues := range theirs { // topics that we did not have
+		t, err := b.openTopic(name, b.directory(name, b.ids.take(1)), queues)
+		if err != nil {
+			return err
+		}
+		opened = append(opened, t)
 	}
 	for _, t := range opened {
 		if t != nil {
@@ -81,6 +96,21 @@ func (b *Broker) Open() error {
 		}
 	}
 	return nil
+}
+
+// upstreamQueues finds what upstream's nsqd left in the data path, by topic.
+func upstreamQueues(dataPath string) (map[string][]diskqueue.Queue, error) {
+	queues, err := diskqueue.Find(dataPath)
+	if err != nil {
+		return nil, fmt.Errorf("broker: %w", err)
+	}
+	byTopic := map[string][]diskqueue.Queue{}
+	for _, q := range queues {
+		if wire.ValidName(q.Topic) && (q.Channel == "" || wire.ValidName(q.Channel)) {
+			byTopic[q.Topic] = append(byTopic[q.Topic], q)
+		}
+	}
+	return byTopic, nil
 }
 
 // filesAtOnce is how many topics are opened or closed side by side: a sync
@@ -123,12 +153,17 @@ func (b *Broker) EndRestore() {
 	}
 }
 
-func (b *Broker) openTopic(name, dir string) (*Topic, error) {
+// openTopic opens a topic's backlog and has it take over what upstream left for
+// the topic.
+func (b *Broker) openTopic(name, dir string, theirs []diskqueue.Queue) (*Topic, error) {
 	t := b.newTopic(name, dir)
 	if err := t.writer.open(); err != nil {
 		return nil, fmt.Errorf("broker: topic %s: %w", name, err)
 	}
 	log := t.writer.log
+	if err := log.Adopt(theirs); err != nil {
+		return nil, fmt.Errorf("broker: topic %s: %w", name, err)
+	}
 	// The topic's own queue first: a channel made before it would inherit it.
 	v := *t.view.Load()
 	for _, cursor := range log.Names() {

@@ -11,12 +11,12 @@ import (
 // lower lines only. It is a statement of policy; move a name with care, and say
 // why in the commit.
 var layers = [][]string{
-	{"cmd/nsqd", "cmd/nsqlookupd", "cmd/mmapdump", "bench", "bench/lookup", "internal/nsqtest"},
+	{"cmd/nsqd", "cmd/nsqlookupd", "cmd/mmapdump", "bench", "bench/lookup", "internal/nsqtest", "internal/faultfs"},
 	{"engine", "lookupd", "client"},
 	{"engine/httpapi", "engine/netloop", "engine/upgrade", "engine/discover", "engine/auth", "engine/statsd", "engine/metrics"},
 	{"engine/broker"},
 	{"mmapqueue"},
-	{"ring", "internal/wire", "internal/block", "internal/peerhttp", "internal/latency"},
+	{"ring", "internal/wire", "internal/block", "internal/diskqueue", "internal/peerhttp", "internal/latency"},
 	{"internal/invariant", "internal/config", "internal/version", "internal/house"},
 }
 
