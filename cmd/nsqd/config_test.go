@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/zsqio/zsq/engine"
+	"github.com/zsqio/zsq/internal/config"
 )
 
 // write makes a config file.
@@ -152,17 +153,17 @@ func TestConfigValues(t *testing.T) {
 		}
 	}
 	bad(`msg_timeout = `, "toml: ")
-	bad(`msg_timeout = 1.5`, "msg_timeout: "+errKind.Error())
+	bad(`msg_timeout = 1.5`, "msg_timeout: "+config.ErrKind.Error())
 	bad(`msg_timeout = "soon"`, `msg_timeout: time: invalid duration "soon"`)
 	bad(`msg_timeout = 9223372036854775807`, "is out of range")
-	bad(`mem_queue_size = 1.0`, "mem_queue_size: "+errKind.Error())
-	bad(`data_path = 5`, "data_path: "+errKind.Error())
-	bad(`snappy = 2`, "snappy: "+errKind.Error())
+	bad(`mem_queue_size = 1.0`, "mem_queue_size: "+config.ErrKind.Error())
+	bad(`data_path = 5`, "data_path: "+config.ErrKind.Error())
+	bad(`snappy = 2`, "snappy: "+config.ErrKind.Error())
 	bad(`tls_required = "maybe"`, "tls_required: must be true, false or tcp-https")
 	bad(`log_level = "loud"`, "log_level: invalid log level 'loud'")
-	bad(`log_level = ["info"]`, "log_level: "+errKind.Error())
-	bad(`nsqlookupd_tcp_addresses = [1]`, "nsqlookupd_tcp_addresses: "+errKind.Error())
-	bad("[mem_queue_size]\nx = 1", "mem_queue_size: "+errKind.Error())
+	bad(`log_level = ["info"]`, "log_level: "+config.ErrKind.Error())
+	bad(`nsqlookupd_tcp_addresses = [1]`, "nsqlookupd_tcp_addresses: "+config.ErrKind.Error())
+	bad("[mem_queue_size]\nx = 1", "mem_queue_size: "+config.ErrKind.Error())
 }
 
 // FuzzConfig reads any file: the process goes on with options that are fine, or

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/zsqio/zsq/engine"
+	"github.com/zsqio/zsq/internal/config"
 )
 
 // parseFlags turns the command line (without the program's name) into checked
@@ -158,5 +159,22 @@ func (l *floatList) Set(s string) error {
 			return 0
 		}
 	})
+	return nil
+}
+
+// loadConfig sets every option that the file has and the command line has not.
+func loadConfig(path string, o *engine.Options, given map[string]bool) error {
+	file, err := config.Load(path)
+	if err != nil {
+		return err
+	}
+	for _, f := range o.Fields() {
+		if given[f.Flag] {
+			continue
+		}
+		if err := file.Set(f.Key, f.Ptr); err != nil {
+			return err
+		}
+	}
 	return nil
 }
