@@ -22,6 +22,7 @@ type handler struct {
 	owing   []*conn // with answers to send
 	inRound bool
 	ended   bool
+	timerAt int64 // when the wheel was looked at last, monotonic
 
 	accepted uint64 // publishers answered in this round
 	figures  loopFigures
@@ -235,18 +236,32 @@ func (h *handler) Round(l *netloop.Loop, now int64) {
 	clear(h.owing)
 	h.owing = h.owing[:0]
 	h.inRound = false
-	if due := h.shard.NextDue(); due != 0 {
+	if due := h.nextDue(); due != 0 {
 		l.SetTimer(due)
 	}
+}
+
+// timerSlack is the least time between two looks at the wheel. What is due now
+// and then is served at its time; of a stream of due messages those of a few
+// milliseconds share a round, which is what makes them cheap.
+const timerSlack = int64(4 * time.Millisecond)
+
+func (h *handler) nextDue() int64 {
+	due := h.shard.NextDue()
+	if due == 0 {
+		return 0
+	}
+	return max(due, h.timerAt+timerSlack)
 }
 
 // Timer serves what is due.
 func (h *handler) Timer(l *netloop.Loop, now int64) (next int64) {
 	h.begin(l)
+	h.timerAt = now
 	if !h.shard.Advance() {
 		return now + 1
 	}
-	return h.shard.NextDue()
+	return h.nextDue()
 }
 
 func (h *handler) onTimer(token uint32) {
