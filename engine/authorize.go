@@ -219,7 +219,7 @@ func (c *conn) ask(then func(p *auth.Permissions, err error)) {
 	h := c.h
 	e := h.e
 	q := auth.Query{RemoteIP: remoteIP(c.peerAddr()), Secret: c.auth.secret}
-	q.TLS, q.CommonName = c.tlsIdentity()
+	q.TLS, q.CommonName = c.overTLS(), c.commonName()
 	started := e.help(func() {
 		p, err := e.auth.Ask(e.auth.ctx, q)
 		if err != nil {
@@ -239,18 +239,6 @@ func (c *conn) ask(then func(p *auth.Permissions, err error)) {
 }
 
 var errStopping = errors.New("the daemon stops")
-
-// tlsIdentity says whether the client came over TLS, and the common name of its
-// certificate.
-func (c *conn) tlsIdentity() (on bool, commonName string) {
-	if c.tr == nil || !c.tr.tls {
-		return false, ""
-	}
-	if certs := c.tr.state.PeerCertificates; len(certs) > 0 {
-		commonName = certs[0].Subject.CommonName
-	}
-	return true, commonName
-}
 
 // remoteIP is a peer's address without its port; a unix socket has none.
 func remoteIP(peer string) string {
