@@ -93,6 +93,11 @@ func (c *conn) Accepted(err error) {
 	}
 }
 
+// deaf reports whether reading is paused, for whatever reason.
+func (c *conn) deaf() bool {
+	return c.waiting || c.stuffed || c.upgrading && c.tr.hs == nil
+}
+
 // answer queues a frame behind the OKs owed.
 func (c *conn) answer(frame ...byte) {
 	c.spellOKs()
@@ -221,7 +226,7 @@ func (c *conn) onTimer(now int64) {
 	case !c.greeted:
 		c.nc.Close(errMagic)
 		return
-	case now >= c.heardNs+2*c.beatNs && !c.waiting && !c.stuffed:
+	case now >= c.heardNs+2*c.beatNs && !c.deaf():
 		c.silent()
 		return
 	case now >= c.nextBeat:
@@ -236,7 +241,7 @@ func (c *conn) onTimer(now int64) {
 		}
 		c.nextBeat = now + c.beatNs
 	}
-	if c.waiting || c.stuffed {
+	if c.deaf() {
 		c.heardNs = now // it is we who do not listen
 	}
 	c.setTimer()

@@ -46,7 +46,7 @@ func (c *conn) plan(id *wire.Identify) {
 
 // listen reads on unless there is a reason not to.
 func (c *conn) listen() {
-	if !c.waiting && !c.stuffed && !c.closing && (!c.upgrading || c.tr.hs != nil) {
+	if !c.deaf() && !c.closing {
 		c.nc.ResumeRead()
 	}
 }
@@ -149,17 +149,16 @@ func (c *conn) abortUpgrade(err error) bool {
 // errNoMore is what a handshake hears of a client that has closed its side.
 var errNoMore = io.EOF
 
-// overTLS reports whether the client's commands come encrypted.
-func (c *conn) overTLS() bool { return c.tr != nil && c.tr.tls }
-
-// commonName is that of the client's certificate, empty without one.
-func (c *conn) commonName() string {
-	if c.overTLS() {
-		if list := c.tr.state.PeerCertificates; len(list) > 0 {
-			return list[0].Subject.CommonName
-		}
+// identity tells whether the client's commands come encrypted, and the name in
+// its certificate, empty without one. A plain connection has a nil transport.
+func (t *transport) identity() (secure bool, commonName string) {
+	if t == nil || !t.tls || t.hs != nil {
+		return false, ""
 	}
-	return ""
+	if list := t.state.PeerCertificates; len(list) > 0 {
+		commonName = list[0].Subject.CommonName
+	}
+	return true, commonName
 }
 
 // describe adds the transport to a client's statistics.
@@ -168,7 +167,7 @@ func (t *transport) describe(cs *httpapi.ClientStats) {
 		return
 	}
 	cs.Snappy, cs.Deflate = t.snappy, t.deflate
-	if !t.tls || t.hs != nil {
+	if secure, _ := t.identity(); !secure {
 		return
 	}
 	cs.TLS, cs.TLSProtocolIsOur = true, true

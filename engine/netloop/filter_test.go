@@ -253,8 +253,7 @@ func TestFilterSlowReader(t *testing.T) {
 	const limit = 64 << 10
 	var most int64
 	left := 8 << 20
-	var fill func(c *Conn)
-	fill = func(c *Conn) {
+	fill := func(c *Conn) {
 		for left > 0 && !c.Full() {
 			c.Write(bytes.Repeat([]byte("x"), 1000))
 			left -= 1000
