@@ -665,12 +665,12 @@ func TestBombs(t *testing.T) {
 
 		s = plain(t, connect(t, e))
 		s.upgrade(request, nil)
-		large := pub("bomb", strings.Repeat("\x00", 1<<20))
+		large := []byte(pub("bomb", strings.Repeat("\x00", 1<<20)))
 		var before, after runtime.MemStats
 		runtime.ReadMemStats(&before)
 		go func() {
 			for range n {
-				if _, err := io.WriteString(s.w, large); err != nil {
+				if _, err := s.w.Write(large); err != nil {
 					return
 				}
 			}
