@@ -15,6 +15,7 @@ import (
 	"math/big"
 	"math/rand/v2"
 	"net"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -244,13 +245,29 @@ func TestDeflateBad(t *testing.T) {
 		}
 		f.Close()
 	}
-	// Closed in the middle of a block, and never used at all.
-	f := upgrade.NewDeflate(6)
-	if _, err := decode(t, f, good[:3], 1, 100); err != nil {
-		t.Error(err)
+	upgrade.NewDeflate(6).Close() // never used at all
+}
+
+// TestDeflateCloses shows that a filter closed in the middle of a block, or with
+// output left, leaves no goroutine behind.
+func TestDeflateCloses(t *testing.T) {
+	good := encode(t, upgrade.NewDeflate(6), nil, make([]byte, 10_000))
+	before := runtime.NumGoroutine()
+	for range 100 {
+		f := upgrade.NewDeflate(6)
+		if _, err := decode(t, f, good[:3], 1, 100); err != nil {
+			t.Error(err)
+		}
+		f.Close()
+		f = upgrade.NewDeflate(6)
+		if wrote, _, err := f.Decode(make([]byte, 10), good); wrote != 10 || err != nil {
+			t.Error(wrote, err)
+		}
+		f.Close()
 	}
-	f.Close()
-	upgrade.NewDeflate(6).Close()
+	if after := runtime.NumGoroutine(); after > before+50 {
+		t.Errorf("%d goroutines before, %d after 200 filters", before, after)
+	}
 }
 
 // TestBomb shows that a filter expands as much as it is asked for, and that
