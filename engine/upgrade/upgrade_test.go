@@ -89,6 +89,9 @@ func samples() [][]byte {
 	}
 }
 
+// records are samples of which one fills more than a TLS record.
+func records() [][]byte { return append(samples()[:4], samples()[5][:20_000]) }
+
 // splits are how pieces of input and room for output are cut.
 var splits = []struct{ step, room int }{{1 << 20, 1 << 20}, {1 << 20, 100}, {1000, 1 << 20}, {37, 41}, {1, 100_000}, {5, 1}}
 
@@ -424,7 +427,7 @@ func TestTLS(t *testing.T) {
 				}
 				var want []byte
 				go func() {
-					for _, b := range samples()[:6] {
+					for _, b := range records() {
 						if _, err := c.Write(b); err != nil {
 							return
 						}
@@ -432,7 +435,7 @@ func TestTLS(t *testing.T) {
 					c.CloseWrite()
 					near.Close()
 				}()
-				for _, b := range samples()[:6] {
+				for _, b := range records() {
 					want = append(want, b...)
 				}
 				wire := new(bytes.Buffer)
@@ -461,11 +464,11 @@ func TestChain(t *testing.T) {
 				f := upgrade.NewChain(outer, makeInner())
 				theirs := makeInner()
 				var want []byte
-				for _, b := range samples()[:7] {
+				for _, b := range records() {
 					want = append(want, b...)
 				}
 				go func() {
-					for _, b := range samples()[:7] {
+					for _, b := range records() {
 						if wire, err := theirs.Encode(nil, b); err != nil {
 							return
 						} else if _, err := c.Write(wire); err != nil {
@@ -491,7 +494,7 @@ func TestChain(t *testing.T) {
 				}
 
 				go func() {
-					for _, b := range samples()[:7] {
+					for _, b := range records() {
 						out, err := f.Encode(nil, b)
 						if err != nil {
 							break
