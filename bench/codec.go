@@ -24,15 +24,15 @@ import (
 )
 
 // A codec is what a connection's bytes go through where a row asks for TLS or
-// snappy. TLS is crypto/tls over a connection in memory. The snappy framing is
-// the broker's own code, which its tests hold to two other implementations.
+// compression. TLS is crypto/tls over a connection in memory. Compression is the
+// broker's own code, which its tests hold to other implementations.
 //
 //	socket ──► raw ──► decode ──► the reader's buffer
 //	socket ◄── out ◄── encode ◄── the writer's bytes
 type codec struct {
 	fd     int
-	secure *tls.Conn // nil for snappy
-	snappy *upgrade.Snappy
+	secure *tls.Conn      // nil for compression
+	filter upgrade.Filter // nil for TLS
 	mem    tlsWire
 	buf    []byte
 	raw    []byte // in buf: read and not decoded
@@ -103,7 +103,7 @@ func (c *conn) startTLS() error {
 	return nil
 }
 
-func (c *conn) startSnappy() { c.codec = &codec{fd: c.fd, snappy: new(upgrade.Snappy)} }
+func (c *conn) compress(f upgrade.Filter) { c.codec = &codec{fd: c.fd, filter: f} }
 
 // read fills b as far as one read of the socket goes; 0 means that nothing was
 // there.
@@ -138,7 +138,7 @@ func (k *codec) read(b []byte) (int, error) {
 
 func (k *codec) decode(b []byte) (int, error) {
 	if k.secure == nil {
-		n, used, err := k.snappy.Decode(b, k.raw)
+		n, used, err := k.filter.Decode(b, k.raw)
 		k.raw = k.raw[used:]
 		return n, err
 	}
@@ -160,7 +160,7 @@ func (k *codec) write(b []byte) (int, error) {
 	b = b[:min(len(b), codecWrite)]
 	var err error
 	if k.secure == nil {
-		k.out, err = k.snappy.Encode(k.out[:0], b)
+		k.out, err = k.filter.Encode(k.out[:0], b)
 	} else {
 		k.mem.out = k.out[:0]
 		_, err = k.secure.Write(b)

@@ -15,6 +15,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/zsqio/zsq/engine/upgrade"
 )
 
 // A load says what the generator does to one broker.
@@ -28,9 +30,9 @@ type load struct {
 	outstanding          int // messages published and not yet finished, in all; 0: no limit
 	rate                 int // messages per second, open loop; 0: closed loop
 	requeue              bool
+	tls, snappy, deflate bool   // what connections ask for in IDENTIFY
 	deferred             bool   // DPUB, by deferMin to deferMax; stamps are due times
 	timeoutMs            int    // not 0: the consumers' message time-out; each message is left to it once
-	tls, snappy          bool   // what connections ask for in IDENTIFY
 	stamp                bool   // bodies carry their publish time, latencies are kept
 	messagesMax          uint64 // publish no more than this
 }
@@ -367,11 +369,15 @@ func (c *conn) upgrade(l load) error {
 			return err
 		}
 	}
-	if l.snappy {
-		c.startSnappy()
-		return c.hear()
+	switch {
+	case l.snappy:
+		c.compress(new(upgrade.Snappy))
+	case l.deflate:
+		c.compress(upgrade.NewDeflate(deflateLevel))
+	default:
+		return nil
 	}
-	return nil
+	return c.hear()
 }
 
 func ptr[T any](v T) *T { return &v }

@@ -21,7 +21,7 @@
 //	broker.go    starting a broker, its CPU clock, its end
 //	gen.go       one thread, one epoll: all connections of a run
 //	gen_pub.go   prebuilt frames, numbered and written a window at a time
-//	codec.go     TLS and snappy, where a row asks for them
+//	codec.go     TLS and compression, where a row asks for them
 //	gen_sub.go   frames parsed where they were read, FINs in one write
 //	idle.go      connections that do nothing
 //	sink.go      the null sink: how fast the generator itself is

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"bytes"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -165,4 +166,13 @@ func (e *Engine) ReloadCertificates() error {
 		return nil
 	}
 	return e.certs.reload()
+}
+
+// serverLog takes what net/http has to say about connections, such as failed
+// handshakes.
+type serverLog struct{ log *logger }
+
+func (s serverLog) Write(p []byte) (int, error) {
+	s.log.printf(LogWarn, "%s", bytes.TrimSpace(p))
+	return len(p), nil
 }

@@ -99,7 +99,9 @@ func (c *conn) Accepted(err error) {
 }
 
 // deaf reports whether reading is paused, for whatever reason.
-func (c *conn) deaf() bool { return c.waiting || c.stuffed || c.asking }
+func (c *conn) deaf() bool {
+	return c.waiting || c.stuffed || c.asking || c.upgrading && c.tr.hs == nil
+}
 
 // answer queues a frame behind the OKs owed.
 func (c *conn) answer(frame ...byte) {

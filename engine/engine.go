@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	stdlog "log"
 	"net"
 	"net/http"
 	"os"
@@ -221,6 +222,7 @@ func (e *Engine) listen() (err error) {
 // serve answers the HTTP API on l. The API itself tells TLS from plain requests.
 func (e *Engine) serve(l net.Listener) {
 	s := httpapi.NewServer(httpapi.New(e.httpConfig()), e.opts.ReapTimeout)
+	s.ErrorLog = stdlog.New(serverLog{e.log}, "", 0)
 	e.servers = append(e.servers, s)
 	e.serverWG.Go(func() {
 		if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {

@@ -46,7 +46,7 @@ func (c *conn) plan(id *wire.Identify) {
 
 // listen reads on unless there is a reason not to.
 func (c *conn) listen() {
-	if !c.deaf() && !c.closing && (!c.upgrading || c.tr.hs != nil) {
+	if !c.deaf() && !c.closing {
 		c.nc.ResumeRead()
 	}
 }
@@ -149,6 +149,18 @@ func (c *conn) abortUpgrade(err error) bool {
 // errNoMore is what a handshake hears of a client that has closed its side.
 var errNoMore = io.EOF
 
+// identity tells whether the client's commands come encrypted, and the name in
+// its certificate, empty without one. A plain connection has a nil transport.
+func (t *transport) identity() (secure bool, commonName string) {
+	if t == nil || !t.tls || t.hs != nil {
+		return false, ""
+	}
+	if list := t.state.PeerCertificates; len(list) > 0 {
+		commonName = list[0].Subject.CommonName
+	}
+	return true, commonName
+}
+
 // overTLS reports whether the client's commands come encrypted.
 func (c *conn) overTLS() bool { return c.tr != nil && c.tr.tls }
 
@@ -168,7 +180,7 @@ func (t *transport) describe(cs *httpapi.ClientStats) {
 		return
 	}
 	cs.Snappy, cs.Deflate = t.snappy, t.deflate
-	if !t.tls || t.hs != nil {
+	if secure, _ := t.identity(); !secure {
 		return
 	}
 	cs.TLS, cs.TLSProtocolIsOur = true, true

@@ -15,6 +15,7 @@ import (
 	"math/big"
 	"math/rand/v2"
 	"net"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -87,6 +88,9 @@ func samples() [][]byte {
 		[]byte(strings.Repeat("y", 64<<10+1)),
 	}
 }
+
+// records are samples of which one fills more than a TLS record.
+func records() [][]byte { return append(samples()[:4], samples()[5][:20_000]) }
 
 // splits are how pieces of input and room for output are cut.
 var splits = []struct{ step, room int }{{1 << 20, 1 << 20}, {1 << 20, 100}, {1000, 1 << 20}, {37, 41}, {1, 100_000}, {5, 1}}
@@ -244,13 +248,29 @@ func TestDeflateBad(t *testing.T) {
 		}
 		f.Close()
 	}
-	// Closed in the middle of a block, and never used at all.
-	f := upgrade.NewDeflate(6)
-	if _, err := decode(t, f, good[:3], 1, 100); err != nil {
-		t.Error(err)
+	upgrade.NewDeflate(6).Close() // never used at all
+}
+
+// TestDeflateCloses shows that a filter closed in the middle of a block, or with
+// output left, leaves no goroutine behind.
+func TestDeflateCloses(t *testing.T) {
+	good := encode(t, upgrade.NewDeflate(6), nil, make([]byte, 10_000))
+	before := runtime.NumGoroutine()
+	for range 100 {
+		f := upgrade.NewDeflate(6)
+		if _, err := decode(t, f, good[:3], 1, 100); err != nil {
+			t.Error(err)
+		}
+		f.Close()
+		f = upgrade.NewDeflate(6)
+		if wrote, _, err := f.Decode(make([]byte, 10), good); wrote != 10 || err != nil {
+			t.Error(wrote, err)
+		}
+		f.Close()
 	}
-	f.Close()
-	upgrade.NewDeflate(6).Close()
+	if after := runtime.NumGoroutine(); after > before+50 {
+		t.Errorf("%d goroutines before, %d after 200 filters", before, after)
+	}
 }
 
 // TestBomb shows that a filter expands as much as it is asked for, and that
@@ -407,7 +427,7 @@ func TestTLS(t *testing.T) {
 				}
 				var want []byte
 				go func() {
-					for _, b := range samples()[:6] {
+					for _, b := range records() {
 						if _, err := c.Write(b); err != nil {
 							return
 						}
@@ -415,7 +435,7 @@ func TestTLS(t *testing.T) {
 					c.CloseWrite()
 					near.Close()
 				}()
-				for _, b := range samples()[:6] {
+				for _, b := range records() {
 					want = append(want, b...)
 				}
 				wire := new(bytes.Buffer)
@@ -444,11 +464,11 @@ func TestChain(t *testing.T) {
 				f := upgrade.NewChain(outer, makeInner())
 				theirs := makeInner()
 				var want []byte
-				for _, b := range samples()[:7] {
+				for _, b := range records() {
 					want = append(want, b...)
 				}
 				go func() {
-					for _, b := range samples()[:7] {
+					for _, b := range records() {
 						if wire, err := theirs.Encode(nil, b); err != nil {
 							return
 						} else if _, err := c.Write(wire); err != nil {
@@ -474,7 +494,7 @@ func TestChain(t *testing.T) {
 				}
 
 				go func() {
-					for _, b := range samples()[:7] {
+					for _, b := range records() {
 						out, err := f.Encode(nil, b)
 						if err != nil {
 							break
