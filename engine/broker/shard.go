@@ -215,7 +215,7 @@ func (s *Shard) flushBack() {
 		if len(l.back) == 0 {
 			continue
 		}
-		s.b.putLoose(l.c, l.back, s, s.b.pool.Over())
+		s.b.putLoose(l.c, l.back, s, s.b.memory())
 		l.back = l.back[:0]
 		if cap(l.back) > backKeep {
 			l.back = nil
