@@ -220,6 +220,7 @@ func (c *conn) cmdSub(cmd *wire.Command) *wire.Error {
 	case err != nil:
 		return wire.SubFailed(wire.ReasonExiting)
 	}
+	sub.SetNear(c.near())
 	c.sub = sub
 	c.shut = true
 	c.state = stateSubscribed
@@ -238,6 +239,7 @@ func (c *conn) cmdIdentify(cmd *wire.Command) *wire.Error {
 		return werr
 	}
 	c.client = id
+	c.identified = true
 	c.beatNs = int64(id.HeartbeatInterval)
 	c.startTimer(c.nc.Loop().Now())
 	if !id.Negotiate {

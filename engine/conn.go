@@ -29,11 +29,12 @@ type conn struct {
 	nc  *netloop.Conn
 	seq uint32 // its place in handler.conns
 
-	greeted   bool // the magic came
-	state     state
-	client    wire.Identify
-	connected time.Time
-	peer      string
+	greeted    bool // the magic came
+	identified bool // IDENTIFY came
+	state      state
+	client     wire.Identify
+	connected  time.Time
+	peer       string
 
 	sub  *broker.Subscriber
 	shut bool // SUB is not answered yet: no message may pass its OK
