@@ -25,7 +25,7 @@ func (e *Engine) httpConfig() httpapi.Config {
 		Option:           e.option,
 		SetOption:        e.setOption,
 		RequireTLS:       e.opts.RequireTLS() == TLSAlways,
-		HTTPSPort:        func() int { return 0 },
+		HTTPSPort:        func() int { return port(e.httpsAddr) },
 		StartTime:        e.started,
 		StallTimeout:     e.opts.ReapTimeout,
 		Metrics:          e.metricsHandler(),
@@ -283,6 +283,7 @@ func (c *conn) stats(topic string) httpapi.ClientStats {
 	if a := c.auth; a != nil && a.perms != nil {
 		cs.Authed, cs.AuthIdentity, cs.AuthIdentityURL = true, a.perms.Identity, a.perms.IdentityURL
 	}
+	c.tr.describe(&cs)
 	if s := c.sub; s != nil {
 		n := s.Counts()
 		cs.ReadyCount, cs.InFlightCount = n.Ready, n.InFlight

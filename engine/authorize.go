@@ -208,9 +208,7 @@ func (c *conn) hearAgain() {
 		return
 	}
 	c.asking = false
-	if !c.deaf() && !c.closing {
-		c.nc.ResumeRead()
-	}
+	c.listen()
 }
 
 // ask asks the auth servers beside the loop and calls then on it, unless the
@@ -219,7 +217,7 @@ func (c *conn) ask(then func(p *auth.Permissions, err error)) {
 	h := c.h
 	e := h.e
 	q := auth.Query{RemoteIP: remoteIP(c.peerAddr()), Secret: c.auth.secret}
-	q.TLS, q.CommonName = c.tlsIdentity()
+	q.TLS, q.CommonName = c.tr.identity()
 	started := e.help(func() {
 		p, err := e.auth.Ask(e.auth.ctx, q)
 		if err != nil {
@@ -239,10 +237,6 @@ func (c *conn) ask(then func(p *auth.Permissions, err error)) {
 }
 
 var errStopping = errors.New("the daemon stops")
-
-// tlsIdentity says whether the client came over TLS, and the common name of its
-// certificate.
-func (c *conn) tlsIdentity() (on bool, commonName string) { return false, "" }
 
 // remoteIP is a peer's address without its port; a unix socket has none.
 func remoteIP(peer string) string {

@@ -9,6 +9,9 @@ import (
 
 // check is what comes before a command's body: its state, then its parameters.
 func (c *conn) check(cmd *wire.Command) *wire.Error {
+	if c.gated && cmd.Op != wire.OpIdentify {
+		return wire.TLSRequired(cmd.Name)
+	}
 	switch cmd.Op {
 	case wire.OpPub, wire.OpMpub, wire.OpDpub, wire.OpNop:
 	case wire.OpIdentify, wire.OpAuth:
@@ -234,6 +237,10 @@ func (c *conn) cmdIdentify(cmd *wire.Command) *wire.Error {
 	lim.HeartbeatInterval = c.client.HeartbeatInterval
 	lim.OutputBufferSize, lim.OutputBufferTimeout = c.client.OutputBufferSize, c.client.OutputBufferTimeout
 	lim.MsgTimeout = c.client.MsgTimeout
+	lim.TLS, lim.Snappy, lim.Deflate = e.certs != nil, e.opts.SnappyEnabled, e.opts.DeflateEnabled
+	if c.tr != nil {
+		lim.TLS, lim.Snappy, lim.Deflate = false, false, false // once is enough
+	}
 	id, werr := wire.ParseIdentify(cmd.Body, &lim)
 	if werr != nil {
 		return werr
@@ -247,6 +254,7 @@ func (c *conn) cmdIdentify(cmd *wire.Command) *wire.Error {
 		return nil
 	}
 	c.answer(wire.AppendIdentifyResponse(nil, &id, &lim)...)
+	c.plan(&id)
 	return nil
 }
 

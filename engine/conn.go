@@ -29,6 +29,10 @@ type conn struct {
 	nc  *netloop.Conn
 	seq uint32 // its place in handler.conns
 
+	tr        *transport // nil for plain bytes
+	upgrading bool       // from IDENTIFY's answer to the last OK: no command is read
+	gated     bool       // TLS is required, and not there yet
+
 	greeted    bool // the magic came
 	identified bool // IDENTIFY came
 	state      state
@@ -90,14 +94,14 @@ func (c *conn) Accepted(err error) {
 	c.h.answered(c)
 	if c.waiting {
 		c.waiting = false
-		if !c.deaf() && !c.closing {
-			c.nc.ResumeRead()
-		}
+		c.listen()
 	}
 }
 
 // deaf reports whether reading is paused, for whatever reason.
-func (c *conn) deaf() bool { return c.waiting || c.stuffed || c.asking }
+func (c *conn) deaf() bool {
+	return c.waiting || c.stuffed || c.asking || c.upgrading && c.tr.hs == nil
+}
 
 // answer queues a frame behind the OKs owed.
 func (c *conn) answer(frame ...byte) {
@@ -161,8 +165,11 @@ func (c *conn) flushAnswers() {
 		c.nc.Write(c.answers)
 		c.answers = nil
 	}
-	if c.closing {
+	switch {
+	case c.closing:
 		c.nc.CloseAfterFlush()
+	case c.upgrading && c.tr.hs == nil:
+		c.beginUpgrade()
 	}
 	if c.shut {
 		c.shut = false
@@ -217,6 +224,9 @@ func (c *conn) setTimer() {
 // onTimer sends a heartbeat or gives the client up.
 func (c *conn) onTimer(now int64) {
 	c.timer = 0
+	if c.upgradeTimer(now) {
+		return
+	}
 	switch {
 	case !c.greeted:
 		c.nc.Close(errMagic)

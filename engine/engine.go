@@ -2,9 +2,11 @@ package engine
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
+	stdlog "log"
 	"net"
 	"net/http"
 	"os"
@@ -45,10 +47,14 @@ type Engine struct {
 	stopped  chan struct{} // closed when a stop begins
 	helpers  sync.WaitGroup
 
+	certs      *certificates  // nil without TLS
+	handshakes sync.WaitGroup // goroutines of TLS handshakes
+
 	lock      *os.File
 	started   time.Time
 	tcpAddr   net.Addr
 	httpAddr  net.Addr
+	httpsAddr net.Addr
 	servers   []*http.Server
 	serverWG  sync.WaitGroup
 	httpError chan error
@@ -61,7 +67,7 @@ const shutdownFlush = time.Second
 // New opens the data path, brings back what an earlier run left and listens.
 // Nothing is served before Start. logOut gets the log.
 func New(o *Options, logOut io.Writer) (_ *Engine, err error) {
-	e := &Engine{opts: o, log: newLogger(logOut, o.LogPrefix, o.LogFormat, o.LogLevel), started: time.Now(), httpError: make(chan error, 1), stopped: make(chan struct{})}
+	e := &Engine{opts: o, log: newLogger(logOut, o.LogPrefix, o.LogFormat, o.LogLevel), started: time.Now(), httpError: make(chan error, 2), stopped: make(chan struct{})}
 	e.limits = wire.Limits{MaxMsgSize: o.MaxMsgSize, MaxBodySize: o.MaxBodySize, MaxRdyCount: o.MaxRdyCount, MaxReqTimeout: o.MaxReqTimeout}
 	e.defaultClient = defaultClient(o)
 	e.identify = wire.IdentifyLimits{
@@ -75,13 +81,13 @@ func New(o *Options, logOut io.Writer) (_ *Engine, err error) {
 			e.release()
 		}
 	}()
-	if err := e.refuseUnbuilt(); err != nil {
-		return nil, err
-	}
 	if e.auth, err = newAuthority(o); err != nil {
 		return nil, err
 	}
 	if e.lock, err = lockDataPath(e.dataPath()); err != nil {
+		return nil, err
+	}
+	if e.certs, err = loadCertificates(o, e.log); err != nil {
 		return nil, err
 	}
 	e.log.printf(LogInfo, "nsqd v%s (built w/%s)", Version, runtime.Version())
@@ -93,26 +99,6 @@ func New(o *Options, logOut io.Writer) (_ *Engine, err error) {
 		return nil, err
 	}
 	return e, e.listen()
-}
-
-// refuseUnbuilt refuses options that promise protection which this version does
-// not give, and warns of the others that it does not serve.
-func (e *Engine) refuseUnbuilt() error {
-	o := e.opts
-	if o.RequireTLS() != TLSNotRequired {
-		return errors.New("TLS is not there yet in zsq, so it cannot be required")
-	}
-	for _, f := range []struct {
-		given bool
-		what  string
-	}{
-		{o.TLSCert != "", "TLS"},
-	} {
-		if f.given {
-			e.log.printf(LogWarn, "%s is not there yet in zsq; its options have no effect", f.what)
-		}
-	}
-	return nil
 }
 
 func (e *Engine) dataPath() string {
@@ -213,23 +199,37 @@ func (e *Engine) listen() (err error) {
 		return fmt.Errorf("listen (%s) failed - %w", e.opts.TCPAddress, err)
 	}
 	e.log.printf(LogInfo, "TCP: listening on %s", e.tcpAddr)
-	if e.opts.HTTPAddress == "" {
-		return nil
+	if e.opts.HTTPAddress != "" {
+		l, err := net.Listen(network(e.opts.HTTPAddress), e.opts.HTTPAddress)
+		if err != nil {
+			return fmt.Errorf("listen (%s) failed - %w", e.opts.HTTPAddress, err)
+		}
+		e.httpAddr = l.Addr()
+		e.log.printf(LogInfo, "HTTP: listening on %s", e.httpAddr)
+		e.serve(l)
 	}
-	l, err := net.Listen(network(e.opts.HTTPAddress), e.opts.HTTPAddress)
-	if err != nil {
-		return fmt.Errorf("listen (%s) failed - %w", e.opts.HTTPAddress, err)
+	if e.certs != nil && e.opts.HTTPSAddress != "" {
+		l, err := tls.Listen("tcp", e.opts.HTTPSAddress, e.certs.https())
+		if err != nil {
+			return fmt.Errorf("listen (%s) failed - %w", e.opts.HTTPSAddress, err)
+		}
+		e.httpsAddr = l.Addr()
+		e.log.printf(LogInfo, "HTTPS: listening on %s", e.httpsAddr)
+		e.serve(l)
 	}
-	e.httpAddr = l.Addr()
-	e.log.printf(LogInfo, "HTTP: listening on %s", e.httpAddr)
+	return nil
+}
+
+// serve answers the HTTP API on l. The API itself tells TLS from plain requests.
+func (e *Engine) serve(l net.Listener) {
 	s := httpapi.NewServer(httpapi.New(e.httpConfig()), e.opts.ReapTimeout)
+	s.ErrorLog = stdlog.New(serverLog{e.log}, "", 0)
 	e.servers = append(e.servers, s)
 	e.serverWG.Go(func() {
 		if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
 			e.httpError <- err
 		}
 	})
-	return nil
 }
 
 // TCPAddr and HTTPAddr return the addresses listened on; HTTPAddr is nil when
@@ -239,10 +239,16 @@ func (e *Engine) TCPAddr() net.Addr { return e.tcpAddr }
 // HTTPAddr is described at TCPAddr.
 func (e *Engine) HTTPAddr() net.Addr { return e.httpAddr }
 
+// HTTPSAddr returns the address listened on for HTTPS, nil when that is off.
+func (e *Engine) HTTPSAddr() net.Addr { return e.httpsAddr }
+
 // Start serves connections.
 func (e *Engine) Start() {
 	debug.SetGCPercent(gcPercent)
 	e.meta.start()
+	if e.certs != nil {
+		e.certs.watch(e.opts.TLSReloadInterval)
+	}
 	e.group.Start()
 	e.help(e.housekeep)
 	e.peers.start()
@@ -304,6 +310,10 @@ func (e *Engine) Shutdown() error {
 	}
 	for _, h := range e.handlers {
 		h.ended = true
+	}
+	e.handshakes.Wait() // their connections are closed
+	if e.certs != nil {
+		e.certs.end()
 	}
 	e.meta.stop()
 	err := errors.Join(e.meta.write(), e.broker.Close())

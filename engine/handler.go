@@ -5,6 +5,7 @@ import (
 
 	"github.com/zsqio/zsq/engine/broker"
 	"github.com/zsqio/zsq/engine/netloop"
+	"github.com/zsqio/zsq/engine/upgrade"
 	"github.com/zsqio/zsq/internal/wire"
 )
 
@@ -52,6 +53,7 @@ func (h *handler) Open(nc *netloop.Conn) {
 	c := &conn{h: h, nc: nc, connected: time.Now()}
 	c.pub.Waiter = c
 	c.client = h.e.defaultClient
+	c.gated = h.e.opts.RequireTLS() != TLSNotRequired
 	nc.Ctx = c
 	if n := len(h.free); n > 0 {
 		c.seq = h.free[n-1]
@@ -68,6 +70,14 @@ func (h *handler) Open(nc *netloop.Conn) {
 func (h *handler) Traffic(nc *netloop.Conn, b []byte) (used int) {
 	h.begin(nc.Loop())
 	c := nc.Ctx.(*conn)
+	if c.upgrading {
+		// One piece at a time: the handshake asks for the next.
+		if c.tr.hs != nil {
+			c.tr.hs.Feed(b)
+			nc.PauseRead()
+		}
+		return len(b)
+	}
 	if !c.greeted {
 		if len(b) < len(wire.Magic) {
 			return 0
@@ -83,7 +93,7 @@ func (h *handler) Traffic(nc *netloop.Conn, b []byte) (used int) {
 	}
 	heard := false
 	c.stall = nil
-	for used < len(b) && !c.closing && !c.asking {
+	for used < len(b) && !c.closing && !c.upgrading && !c.asking {
 		n, done := h.command(c, b[used:])
 		if !done {
 			break
@@ -158,7 +168,11 @@ func (h *handler) command(c *conn, b []byte) (n int, done bool) {
 // of a command.
 func (h *handler) EOF(nc *netloop.Conn) {
 	h.begin(nc.Loop())
-	nc.Ctx.(*conn).hangUp()
+	c := nc.Ctx.(*conn)
+	if c.abortUpgrade(errNoMore) {
+		return
+	}
+	c.hangUp()
 }
 
 // Drained goes on with a client that reads again.
@@ -171,9 +185,7 @@ func (h *handler) Drained(nc *netloop.Conn) {
 	}
 	if c.stuffed {
 		c.stuffed = false
-		if !c.deaf() {
-			nc.ResumeRead()
-		}
+		c.listen()
 	}
 }
 
@@ -187,6 +199,7 @@ func (h *handler) Closed(nc *netloop.Conn, err error) {
 	if err != nil {
 		h.e.log.printf(LogInfo, "[%s] closed: %v", c.peerAddr(), err)
 	}
+	c.abortUpgrade(upgrade.ErrClosed)
 	if c.timer != 0 {
 		h.shard.StopTimer(c.timer)
 		c.timer = 0

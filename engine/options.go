@@ -103,6 +103,8 @@ type Options struct {
 	MemoryLimit int64         // bytes for messages in memory; 0: see MemoryBudget
 	OutputLimit int64         // bytes a connection may owe its reader
 	ReapTimeout time.Duration // how long a stalled HTTP request or handshake may take
+
+	TLSReloadInterval time.Duration // time between looks at the TLS files; 0: only SIGHUP makes them read again
 }
 
 // NewOptions returns upstream's defaults and, for our own settings, ours. The
@@ -170,6 +172,8 @@ func NewOptions() *Options {
 		Metrics:     MetricsChannel,
 		OutputLimit: 1 << 20,
 		ReapTimeout: 15 * time.Second,
+
+		TLSReloadInterval: 10 * time.Second,
 	}
 }
 
@@ -241,6 +245,7 @@ func (o *Options) validateRanges() error {
 		{o.MemoryLimit >= 0, "--memory-limit must be >= 0"},
 		{o.OutputLimit > 0, "--output-limit must be > 0"},
 		{o.ReapTimeout > 0, "--reap-timeout must be > 0"},
+		{o.TLSReloadInterval >= 0, "--tls-reload-interval must be >= 0"},
 	} {
 		if !c.ok {
 			return errors.New(c.text)
@@ -389,6 +394,7 @@ func (o *Options) Fields() []Field {
 		{Own: true, Flag: "memory-limit", Usage: "bytes for messages in memory (default 0, a quarter of the memory there is)", Ptr: &o.MemoryLimit},
 		{Own: true, Flag: "output-limit", Usage: "bytes a client may leave unread before it is served no more", Ptr: &o.OutputLimit},
 		{Own: true, Flag: "reap-timeout", Usage: "time after which a stalled HTTP request is cut off", Ptr: &o.ReapTimeout},
+		{Own: true, Flag: "tls-reload-interval", Usage: "time between looks at whether the TLS files have changed; 0 for none (SIGHUP reads them too)", Ptr: &o.TLSReloadInterval},
 	}
 	for i := range f {
 		if f[i].Key == "" {

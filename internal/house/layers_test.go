@@ -13,7 +13,7 @@ import (
 var layers = [][]string{
 	{"cmd/nsqd", "cmd/mmapdump", "bench", "internal/nsqtest"},
 	{"engine", "lookupd", "client"},
-	{"engine/httpapi", "engine/netloop", "engine/discover", "engine/auth", "engine/statsd", "engine/metrics"},
+	{"engine/httpapi", "engine/netloop", "engine/upgrade", "engine/discover", "engine/auth", "engine/statsd", "engine/metrics"},
 	{"engine/broker"},
 	{"mmapqueue"},
 	{"ring", "internal/wire", "internal/block", "internal/peerhttp", "internal/latency"},
