@@ -214,6 +214,7 @@ func topicStats(t *broker.Topic, channel string, consumers map[*broker.Channel][
 			MessageCount: f.Messages, RequeueCount: f.Requeues, TimeoutCount: f.Timeouts,
 			ClientCount: int(f.Clients), Paused: c.Paused(),
 		}
+		cs.ZoneLocalMsgCount, cs.RegionLocalMsgCount, cs.GlobalMsgCount = c.Delivered()
 		cs.Depth, cs.BackendDepth = c.Depth()
 		cs.E2E = lat
 		if includeClients {
@@ -278,7 +279,7 @@ func (c *conn) stats(topic string) httpapi.ClientStats {
 	cs := httpapi.ClientStats{
 		ClientID: c.client.ClientID, Hostname: c.client.Hostname, UserAgent: c.client.UserAgent,
 		Version: "V2", RemoteAddress: c.peerAddr(), State: int32(c.state), ConnectTime: c.connected.Unix(),
-		SampleRate: c.client.SampleRate,
+		SampleRate: c.client.SampleRate, TopologyZone: c.client.TopologyZone, TopologyRegion: c.client.TopologyRegion,
 	}
 	if !c.identified {
 		// Upstream names a client that says nothing of itself by its address.

@@ -113,11 +113,9 @@ func (a *clientAuth) take(p *auth.Permissions, now int64) {
 }
 
 // allowed reports whether a command may be carried out now. If not, it has been
-// refused, or its bytes are to be kept until an answer is there.
+// refused, or its bytes are to be kept until an answer is there. It is called
+// where there are auth servers.
 func (c *conn) allowed(cmd *wire.Command) bool {
-	if c.h.e.auth == nil {
-		return true
-	}
 	switch cmd.Op {
 	case wire.OpPub, wire.OpMpub, wire.OpDpub, wire.OpSub:
 	default:
@@ -219,7 +217,7 @@ func (c *conn) ask(then func(p *auth.Permissions, err error)) {
 	h := c.h
 	e := h.e
 	q := auth.Query{RemoteIP: remoteIP(c.peerAddr()), Secret: c.auth.secret}
-	q.TLS, q.CommonName = c.overTLS(), c.commonName()
+	q.TLS, q.CommonName = c.tr.identity()
 	started := e.help(func() {
 		p, err := e.auth.Ask(e.auth.ctx, q)
 		if err != nil {

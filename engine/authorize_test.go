@@ -1,10 +1,14 @@
 package engine_test
 
 import (
+	"encoding/pem"
 	"fmt"
 	"io"
+	"log"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -210,4 +214,32 @@ func TestAuthServerHangs(t *testing.T) {
 	}
 	e = start(t, o)
 	greet(t, e, auth("x")).want("E_AUTH_FAILED AUTH failed", ended)
+}
+
+// TestAuthOverTLS shows that auth servers are believed by --tls-root-ca-file.
+func TestAuthOverTLS(t *testing.T) {
+	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = io.WriteString(w, `{"ttl":1,"identity":"me","identity_url":"u","authorizations":[{}]}`)
+	}))
+	s.Config.ErrorLog = log.New(io.Discard, "", 0) // it is going to be distrusted
+	s.StartTLS()
+	defer s.Close()
+	roots := filepath.Join(t.TempDir(), "roots.pem")
+	block := &pem.Block{Type: "CERTIFICATE", Bytes: s.Certificate().Raw}
+	if err := os.WriteFile(roots, pem.EncodeToMemory(block), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f := func(roots string, want ...string) {
+		t.Helper()
+		o := options(t)
+		o.AuthHTTPAddresses, o.TLSRootCAFile = []string{s.URL + "/any/path"}, roots
+		greet(t, start(t, o), auth("x")).want(want...)
+	}
+	f(roots, authed)
+	f("", "E_AUTH_FAILED AUTH failed", ended)
+	o := options(t)
+	o.AuthHTTPAddresses, o.TLSRootCAFile = []string{s.URL}, o.DataPath
+	if _, err := engine.New(o, io.Discard); err == nil || !strings.HasPrefix(err.Error(), "failed to build client TLS config - ") {
+		t.Errorf("a directory for a CA file: %v", err)
+	}
 }

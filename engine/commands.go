@@ -230,6 +230,7 @@ func (c *conn) cmdSub(cmd *wire.Command) *wire.Error {
 	case err != nil:
 		return wire.SubFailed(wire.ReasonExiting)
 	}
+	sub.SetNear(c.near())
 	c.sub = sub
 	c.shut = true
 	c.state = stateSubscribed

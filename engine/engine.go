@@ -147,6 +147,7 @@ func (e *Engine) openBroker() error {
 		MemoryLimit:         e.opts.MemoryBudget(),
 		MaxMsgTimeout:       int64(e.opts.MaxMsgTimeout),
 		MaxChannelConsumers: e.opts.MaxChannelConsumers,
+		Topology:            e.opts.topologyAware(),
 		E2EWindow:           e.endToEndWindow(),
 		DataPath:            e.dataPath(),
 		Log: mmapqueue.Options{

@@ -237,3 +237,18 @@ func metricsQuantiles(e2e httpapi.E2E) []metrics.Quantile {
 	}
 	return list
 }
+
+// near says how far the client is, by what it has said in IDENTIFY. Two that say
+// nothing are in the same zone; one that never identified itself is in none.
+func (c *conn) near() broker.Near {
+	o := c.h.e.opts
+	switch {
+	case !c.identified:
+		return broker.NearNone
+	case c.client.TopologyZone == o.TopologyZone:
+		return broker.NearZone
+	case c.client.TopologyRegion == o.TopologyRegion:
+		return broker.NearRegion
+	}
+	return broker.NearNone
+}

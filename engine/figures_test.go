@@ -211,3 +211,43 @@ func TestManyConnections(t *testing.T) {
 		t.Errorf("%d pub_counts for %d clients that are producers too", n, count)
 	}
 }
+
+// TestTopology serves near clients first, and counts only when it is asked to.
+func TestTopology(t *testing.T) {
+	o := options(t)
+	o.TopologyZone, o.TopologyRegion, o.Experiments = "z", "r", []string{"no-such-thing", "topology-aware-consumption"}
+	e := start(t, o)
+	other := greet(t, e, sub("t", "c"), "RDY 2\n")
+	other.want("OK")
+	region := greet(t, e, identify(`{"topology_zone":"y","topology_region":"r"}`), sub("t", "c"), "RDY 2\n")
+	region.want("OK", "OK")
+	zone := greet(t, e, identify(`{"topology_zone":"z","topology_region":"r"}`), sub("t", "c"), "RDY 2\n")
+	zone.want("OK", "OK")
+	for _, c := range []struct {
+		p    *peer
+		body string
+	}{{zone, "1"}, {zone, "2"}, {region, "3"}, {region, "4"}, {other, "5"}, {other, "6"}} {
+		post(t, e, "/pub?topic=t", c.body)
+		c.p.want("message " + c.body)
+	}
+	s := topicStats(t, e, "t").Channels[0]
+	if s.ZoneLocalMsgCount != 2 || s.RegionLocalMsgCount != 2 || s.GlobalMsgCount != 2 {
+		t.Errorf("got %+v", s)
+	}
+	zones := ""
+	for _, c := range s.Clients {
+		zones += "[" + c.TopologyZone + c.TopologyRegion + "]"
+	}
+	if !strings.Contains(zones, "[zr]") || !strings.Contains(zones, "[yr]") || !strings.Contains(zones, "[]") {
+		t.Errorf("clients are in %s", zones)
+	}
+
+	o = options(t)
+	o.TopologyZone = "z"
+	e = start(t, o)
+	post(t, e, "/pub?topic=t", "x")
+	greet(t, e, sub("t", "c"), "RDY 1\n").want("OK", "message x")
+	if text := get(t, e, "/stats?format=json"); strings.Contains(text, "global_msg_count") {
+		t.Errorf("without the experiment: %s", text)
+	}
+}

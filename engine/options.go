@@ -12,6 +12,7 @@ import (
 	"os"
 	"reflect"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -262,6 +263,11 @@ func (o *Options) RequireTLS() TLSRequired {
 		return TLSAlways
 	}
 	return o.TLSRequired
+}
+
+// topologyAware reports whether clients that are near are to be served first.
+func (o *Options) topologyAware() bool {
+	return slices.Contains(o.Experiments, "topology-aware-consumption")
 }
 
 // LoopCount is the number of event loops: Loops, or when that is zero one less

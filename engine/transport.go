@@ -161,19 +161,6 @@ func (t *transport) identity() (secure bool, commonName string) {
 	return true, commonName
 }
 
-// overTLS reports whether the client's commands come encrypted.
-func (c *conn) overTLS() bool { return c.tr != nil && c.tr.tls }
-
-// commonName is that of the client's certificate, empty without one.
-func (c *conn) commonName() string {
-	if c.overTLS() {
-		if list := c.tr.state.PeerCertificates; len(list) > 0 {
-			return list[0].Subject.CommonName
-		}
-	}
-	return ""
-}
-
 // describe adds the transport to a client's statistics.
 func (t *transport) describe(cs *httpapi.ClientStats) {
 	if t == nil {

@@ -19,6 +19,7 @@ type Options struct {
 	MemoryLimit         int64             // bytes of message memory; beyond it messages overflow to disk
 	MaxMsgTimeout       int64             // ns, the limit of TOUCH
 	MaxChannelConsumers int               // 0: no limit
+	Topology            bool              // serve subscribers that are near first; see Near
 	E2EWindow           int64             // ns of which channels know their end-to-end latency; 0: of none
 	DataPath            string            // parent of the backlogs' directories; "" keeps no backlog beyond this process
 	Log                 mmapqueue.Options // for the backlogs
@@ -222,6 +223,9 @@ func (b *Broker) wake(c *Channel, self *Shard) {
 	hungry := c.hungry.Load()
 	if self != nil {
 		hungry &^= 1 << self.index
+	}
+	if b.opts.Topology {
+		hungry = c.nearest(hungry)
 	}
 	for hungry != 0 {
 		i := trailingZeros(hungry)

@@ -223,6 +223,7 @@ func (w *world) consumer(ch *Channel, shard int, ready int64, got func(c *consum
 			w.fatal("subscribe: %v", err)
 		}
 		c.sub = sub
+		sub.SetNear(Near(w.rng.IntN(int(nearCount))))
 		sub.SetReady(ready)
 	})
 	w.drain()
@@ -250,6 +251,7 @@ func TestModel(t *testing.T) {
 func runModel(t *testing.T, seed uint64, mem int) {
 	shards := 1 + int(seed%3)
 	w := newWorld(t, seed, shards, mem, t.TempDir(), 1)
+	w.b.opts.Topology = seed%2 == 1
 	topic, err := w.b.Topic("t")
 	if err != nil {
 		t.Fatal(err)

@@ -192,6 +192,10 @@ func (b *Broker) fanout(t *Topic, v *view, refs []block.Ref, s *Shard) *job {
 
 // pushed makes somebody look at a channel that has got messages.
 func (b *Broker) pushed(c *Channel, s *Shard) {
+	if b.opts.Topology {
+		b.wake(c, nil) // this shard too, if it is its turn
+		return
+	}
 	if s != nil {
 		if l := c.locals[s.index].Load(); l != nil {
 			s.look(l)

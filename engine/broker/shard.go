@@ -68,6 +68,7 @@ type channelLocal struct {
 	inFlightCount, deferredCount int64
 	inFlightShown, deferredShown int64 // what the channel's sums have of it
 	requeues, timeouts           uint64
+	delivered                    [nearCount]uint64
 	e2e                          atomic.Pointer[latency.Sketch] // nil before the first FIN, and unless it is asked for
 
 	looking, isTouched bool
@@ -176,6 +177,12 @@ func (s *Shard) flushCounters() {
 		if d := l.deferredCount - l.deferredShown; d != 0 {
 			c.deferred.Add(d)
 			l.deferredShown = l.deferredCount
+		}
+		if s.b.opts.Topology {
+			for near := range l.delivered {
+				c.delivered[near].Add(l.delivered[near])
+			}
+			l.delivered = [nearCount]uint64{}
 		}
 		if l.requeues != 0 {
 			c.requeues.Add(l.requeues)

@@ -34,6 +34,7 @@ type Subscriber struct {
 	sample   int   // 0 keeps all; else messages are kept with (sample+1) % (contract, section 1.15)
 	lastSize int   // of the last frame sent
 	gone     bool
+	near     Near
 
 	sent, finished, requeued uint64
 }
@@ -266,6 +267,10 @@ func (s *Shard) deliver(l *channelLocal) {
 	if c.paused.Load() || len(l.subs) == 0 {
 		return
 	}
+	if s.b.opts.Topology {
+		s.deliverNear(l)
+		return
+	}
 	idle := 0 // subscribers in a row that took nothing
 	for idle < len(l.subs) {
 		if l.turn >= len(l.subs) {
@@ -318,6 +323,7 @@ func (s *Shard) drained(l *channelLocal) {
 // send puts messages in flight and their frames into the subscriber's output.
 func (s *Shard) send(sub *Subscriber, refs []block.Ref) {
 	l := sub.local
+	before := l.inFlightCount
 	for _, r := range refs {
 		if sub.sample > 0 && s.rng.IntN(100) > sub.sample {
 			s.drops.Add(r.Chunk) // not kept: gone for the whole channel
@@ -351,5 +357,6 @@ func (s *Shard) send(sub *Subscriber, refs []block.Ref) {
 		sub.lastSize = len(frame)
 		l.inFlightCount++
 	}
+	l.delivered[sub.near] += uint64(l.inFlightCount - before)
 	s.touch(l)
 }

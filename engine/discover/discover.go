@@ -78,10 +78,11 @@ type Options struct {
 	ReplyMax int64 // bytes of a reply
 	Logf     func(level int, format string, args ...any)
 
-	PingEvery time.Duration // 15 s
-	Timeout   time.Duration // of a dial and of a batch of commands; 1 s
-	RetryMin  time.Duration // first pause after a connection has ended; 250 ms
-	RetryMax  time.Duration // longest such pause; 15 s
+	PingEvery    time.Duration // 15 s
+	DialTimeout  time.Duration // 1 s
+	ReplyTimeout time.Duration // of a batch of commands; 5 s
+	RetryMin     time.Duration // first pause after a connection has ended; 250 ms
+	RetryMax     time.Duration // longest such pause; 15 s
 
 	// Resolve looks a host name up, Dial connects; nil: the system's.
 	Resolve func(ctx context.Context, host string) ([]string, error)
@@ -95,7 +96,8 @@ func (o *Options) setDefaults() {
 		}
 	}
 	set(&o.PingEvery, 15*time.Second)
-	set(&o.Timeout, time.Second)
+	set(&o.DialTimeout, time.Second)
+	set(&o.ReplyTimeout, 5*time.Second)
 	set(&o.RetryMin, 250*time.Millisecond)
 	set(&o.RetryMax, 15*time.Second)
 	if o.Resolve == nil {

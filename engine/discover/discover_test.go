@@ -344,7 +344,7 @@ func TestBadPeers(t *testing.T) {
 		t.Helper()
 		bad, good := newLookupd(t), newLookupd(t)
 		bad.setLie(lie)
-		reg, log := start(t, func(o *discover.Options) { o.Timeout = 100 * time.Millisecond }, bad.address(), good.address())
+		reg, log := start(t, func(o *discover.Options) { o.ReplyTimeout = 100 * time.Millisecond }, bad.address(), good.address())
 		good.want(identity)
 		for i := range 100 {
 			reg.set(fmt.Sprint("t", i))
@@ -454,7 +454,7 @@ func TestChannels(t *testing.T) {
 func TestChannelsBounded(t *testing.T) {
 	d := newLookupd(t)
 	d.setLie(func(string) ([]byte, bool) { return nil, true })
-	reg, _ := start(t, func(o *discover.Options) { o.Timeout = patience }, d.address())
+	reg, _ := start(t, func(o *discover.Options) { o.ReplyTimeout = patience }, d.address())
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
 	defer cancel()
 	if names, err := reg.tell.Channels(ctx, "t"); names != nil || !errors.Is(err, context.DeadlineExceeded) {

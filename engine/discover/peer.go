@@ -128,7 +128,7 @@ var errUnasked = errors.New("the peer answers what was not asked")
 // served tells that it came as far as registering.
 func (p *peer) session() (served bool, err error) {
 	o := &p.r.o
-	ctx, cancel := context.WithTimeout(p.ctx, o.Timeout)
+	ctx, cancel := context.WithTimeout(p.ctx, o.DialTimeout)
 	conn, err := o.Dial(ctx, "tcp", p.address)
 	cancel()
 	if err != nil {
@@ -199,7 +199,7 @@ func readReply(r io.Reader, sizeMax int64) ([]byte, error) {
 // ask sends bytes and waits for count replies, the last of which it returns. All
 // of it must be done within the time-out, however the peer spreads its bytes.
 func (s *session) ask(b []byte, count int) (last []byte, err error) {
-	if err := s.conn.SetDeadline(time.Now().Add(s.p.r.o.Timeout)); err != nil {
+	if err := s.conn.SetDeadline(time.Now().Add(s.p.r.o.ReplyTimeout)); err != nil {
 		return nil, err
 	}
 	if _, err := s.conn.Write(b); err != nil {
@@ -299,7 +299,7 @@ func (s *session) moved() bool {
 	if err != nil {
 		return false
 	}
-	ctx, cancel := context.WithTimeout(s.p.ctx, s.p.r.o.Timeout)
+	ctx, cancel := context.WithTimeout(s.p.ctx, s.p.r.o.DialTimeout)
 	defer cancel()
 	addrs, err := s.p.r.o.Resolve(ctx, host)
 	return err == nil && len(addrs) > 0 && !slices.Contains(addrs, there)

@@ -29,6 +29,10 @@ type Options struct {
 	TLS            *tls.Config   // nil: the system's roots
 }
 
+// idleMax is how many connections to a server are kept for the next questions:
+// as many as the callers have under way at a time.
+const idleMax = 64
+
 // headersMax bounds the headers of an answer in bytes.
 const headersMax = 64 << 10
 
@@ -48,7 +52,7 @@ func New(o Options) *Client {
 			TLSHandshakeTimeout:    o.RequestTimeout,
 			TLSClientConfig:        o.TLS,
 			MaxResponseHeaderBytes: headersMax,
-			MaxIdleConnsPerHost:    8,
+			MaxIdleConnsPerHost:    idleMax,
 			// Short, so that a name that has moved is looked up again.
 			IdleConnTimeout: 15 * time.Second,
 		},
