@@ -11,6 +11,7 @@ import (
 	"net/http/httptest"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 	"unicode/utf8"
@@ -44,12 +45,16 @@ func (*script) SetDeadline(time.Time) error        { return nil }
 func (*script) SetReadDeadline(time.Time) error    { return nil }
 func (*script) SetWriteDeadline(t time.Time) error { return nil }
 
+// fuzzMetrics is shared by all servers of a process: making it takes longer than
+// all else together.
+var fuzzMetrics = sync.OnceValue(func() *metrics { return newMetrics(&Server{registry: newRegistry(NewOptions())}) })
+
 // fuzzed is a server without sockets and with small limits.
 func fuzzed() *Server {
 	o := NewOptions()
 	o.LogLevel, o.ClientLimit, o.RegistrationLimit = LogFatal, 50, 200
 	s := &Server{opts: *o, log: NewLogger(io.Discard, "", LogDebug), registry: newRegistry(o), now: time.Now, conns: map[*conn]struct{}{}}
-	s.metrics = newMetrics(s)
+	s.metrics = fuzzMetrics()
 	s.greeting = marshal(greeting{Version: Version})
 	return s
 }

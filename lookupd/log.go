@@ -1,9 +1,11 @@
 package lookupd
 
 import (
+	"bytes"
 	"fmt"
 	"io"
 	"log"
+	"strings"
 )
 
 // A Logger writes lines in upstream's form: prefix, local time with
@@ -20,12 +22,15 @@ func NewLogger(w io.Writer, prefix string, level LogLevel) *Logger {
 
 var logWords = [...]string{LogDebug: "DEBUG", LogInfo: "INFO", LogWarn: "WARNING", LogError: "ERROR", LogFatal: "FATAL"}
 
-// Printf writes a line unless its level is below the logger's.
+// Printf writes a line unless its level is below the logger's. It stays one line:
+// clients choose some of the text and must not write lines of their own.
 func (l *Logger) Printf(level LogLevel, format string, args ...any) {
 	if l.enabled(level) {
-		l.out.Print(logWords[level] + ": " + fmt.Sprintf(format, args...))
+		l.out.Print(logWords[level] + ": " + lineBreaks.Replace(fmt.Sprintf(format, args...)))
 	}
 }
+
+var lineBreaks = strings.NewReplacer("\n", `\n`, "\r", `\r`)
 
 func (l *Logger) enabled(level LogLevel) bool { return level >= l.level }
 
@@ -34,6 +39,6 @@ type warnings struct{ l *Logger }
 
 // Write logs one line.
 func (w warnings) Write(p []byte) (int, error) {
-	w.l.Printf(LogWarn, "%s", p)
+	w.l.Printf(LogWarn, "%s", bytes.TrimSpace(p))
 	return len(p), nil
 }

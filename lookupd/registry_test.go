@@ -8,6 +8,8 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -439,4 +441,83 @@ func TestLimits(t *testing.T) {
 	f(p, "e", "", errFull)
 	r.deleteTopic("a")
 	f(p, "e", "", nil)
+}
+
+// TestConcurrent lets producers change and readers read at once, and then holds
+// what was shared against what is so: a view that outlived a change would show.
+// The race detector has its part in it.
+func TestConcurrent(t *testing.T) {
+	w := newWorld(t)
+	for range 4 {
+		w.join()
+	}
+	var clock atomic.Int64 // seconds
+	now := func() time.Time { return w.now.Add(time.Duration(clock.Load()) * time.Second) }
+	done := make(chan struct{})
+	var changing, reading sync.WaitGroup
+	for i, p := range w.all {
+		changing.Go(func() {
+			rnd := rand.New(rand.NewPCG(uint64(i), 1))
+			for range 2000 {
+				topic, ch := modelTopics[rnd.IntN(3)], modelChannels[rnd.IntN(3)]
+				switch rnd.IntN(6) {
+				case 0:
+					w.r.unregisterTopic(p, topic)
+				case 1:
+					w.r.unregisterChannel(p, topic, ch)
+				case 2:
+					clock.Add(int64(rnd.IntN(30)))
+					w.r.ping(p, now())
+				case 3:
+					w.r.tombstone(topic, p.BroadcastAddress+":7", now())
+				default:
+					if _, err := w.r.register(p, topic, ch); err != nil {
+						t.Error(err)
+					}
+				}
+			}
+		})
+	}
+	for range 2 {
+		reading.Go(func() {
+			for {
+				select {
+				case <-done:
+					return
+				default:
+				}
+				for _, topic := range modelTopics {
+					w.r.lookup(topic, now())
+				}
+				w.r.nodes(now())
+				w.r.topicNames()
+				w.r.debugTopic("a", "x")
+			}
+		})
+	}
+	changing.Wait()
+	close(done)
+	reading.Wait()
+
+	end := now()
+	for name, topic := range w.r.topics {
+		got, want := w.r.lookup(name, end), w.r.viewTopic(topic, end.UnixNano())
+		if string(got.channels) != string(want.channels) || !reflect.DeepEqual(got.visible, want.visible) {
+			t.Errorf("topic %s shows %s %q, should show %s %q", name, got.channels, got.visible, want.channels, want.visible)
+		}
+	}
+	for _, got := range w.r.nodes(end) {
+		var n peer
+		if err := json.Unmarshal(got, &n); err != nil {
+			t.Fatal(err)
+		}
+		for _, p := range w.r.producers {
+			if p.id == n.RemoteAddress && string(got) != string(w.r.viewNode(p, end.UnixNano()).json) {
+				t.Errorf("node %s shows %s", p.id, got)
+			}
+		}
+	}
+	if err := w.r.check(); err != nil {
+		t.Fatal(err)
+	}
 }

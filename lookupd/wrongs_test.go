@@ -277,6 +277,21 @@ func TestFlood(t *testing.T) {
 	n.post("/topic/create?topic=one")
 }
 
+// TestLogLines shows that a client cannot write lines of its own into the log.
+func TestLogLines(t *testing.T) {
+	n := start(t)
+	n.join("b\nFATAL: forged\r")
+	n.post("/topic/tombstone?topic=t&node=b%0AFATAL:%20forged")
+	for line := range strings.Lines(n.log.String()) {
+		if !strings.HasPrefix(line, "[nsqlookupd] 20") {
+			t.Errorf("line %q", line)
+		}
+	}
+	if want := `Address:b\nFATAL: forged\r TCP:1`; !strings.Contains(n.log.String(), want) {
+		t.Errorf("no %q", want)
+	}
+}
+
 // TestUnreadAnswers shows that a client which does not read its answers is
 // closed in the end and holds little until then.
 func TestUnreadAnswers(t *testing.T) {

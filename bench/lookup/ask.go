@@ -20,8 +20,8 @@ const (
 	settle = 300 * time.Millisecond
 	// requestsMin is how many requests are measured, however long they take, up
 	// to patience: upstream needs seconds for one.
-	requestsMin = 12
-	patience    = 2 * time.Minute
+	requestsMin = 5
+	patience    = 3 * time.Minute
 )
 
 // A tally counts what the clients have got.

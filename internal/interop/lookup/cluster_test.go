@@ -6,7 +6,9 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -33,6 +35,13 @@ func startCluster(t *testing.T, lookups, nodes int, flags ...string) *cluster {
 	for range nodes {
 		c.addNode()
 	}
+	t.Cleanup(func() {
+		for _, n := range c.nodes {
+			if t.Failed() {
+				t.Logf("node %s: %s", n.tcp, n.get("/stats"))
+			}
+		}
+	})
 	return c
 }
 
@@ -45,10 +54,27 @@ func (c *cluster) addNode() *daemon {
 	}
 	n := launch(c.t, must(nsqd())(c.t), args...)
 	c.nodes = append(c.nodes, n)
+	c.acquainted(n)
+	return n
+}
+
+// acquainted waits until a node that has just started and every lookupd know each
+// other: only then does it ask them for the channels of its topics.
+func (c *cluster) acquainted(n *daemon) {
+	c.t.Helper()
 	for _, l := range c.lookups {
 		c.sees(l, "/nodes", n)
 	}
-	return n
+	eventually(c.t, "the node has read the answers to IDENTIFY", func() bool {
+		return strings.Count(n.log.String()[n.logged:], ": peer info {") == len(c.lookups)
+	})
+}
+
+// dataPath is where a node keeps its files.
+func dataPath(n *daemon) string {
+	const flag = "--data-path="
+	i := slices.IndexFunc(n.flags, func(f string) bool { return strings.HasPrefix(f, flag) })
+	return n.flags[i][len(flag):]
 }
 
 // shows returns the TCP ports of the producers in a reply of /lookup or /nodes;
@@ -172,16 +198,19 @@ func TestCluster(t *testing.T) {
 		everyone(n.publish("t", fmt.Sprint("start", i), 50))
 	}
 
-	// A node is killed and comes back on other ports.
+	// A node is killed and comes back on other ports. Its list of channels may
+	// take a second to reach its disk; before that a crash forgets the newest.
+	eventually(t, "the node has saved its channels", func() bool {
+		list, _ := os.ReadFile(filepath.Join(dataPath(b), "nsqd.dat")) // it may not be there yet
+		return strings.Contains(string(list), `"one"`) && strings.Contains(string(list), `"two"`)
+	})
 	b.kill()
 	for _, l := range c.lookups {
 		c.misses(l, "/lookup?topic=t", b)
 	}
 	everyone(a.publish("t", "without", 50))
 	b.start(freeAddr(t), freeAddr(t))
-	for _, l := range c.lookups {
-		c.sees(l, "/nodes", b)
-	}
+	c.acquainted(b)
 	everyone(b.publish("t", "moved", 50))
 
 	// A lookupd goes; the other one does for all. It comes back knowing nothing,

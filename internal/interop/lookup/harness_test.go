@@ -102,9 +102,10 @@ type daemon struct {
 	tcp, http string // addresses
 	flags     []string
 
-	cmd  *exec.Cmd
-	log  *text
-	done chan error // closed after the exit status has been sent
+	cmd    *exec.Cmd
+	log    *text
+	logged int        // bytes of log when the process started
+	done   chan error // closed after the exit status has been sent
 }
 
 // launch runs a daemon that takes --tcp-address and --http-address until the
@@ -132,7 +133,7 @@ func lookupd(t *testing.T, program func() (string, error), flags ...string) *dae
 // start runs the process at these addresses and waits until it answers.
 func (d *daemon) start(tcp, web string) {
 	d.t.Helper()
-	d.tcp, d.http = tcp, web
+	d.tcp, d.http, d.logged = tcp, web, len(d.log.String())
 	d.cmd = exec.Command(d.path, append([]string{"--tcp-address=" + tcp, "--http-address=" + web}, d.flags...)...)
 	d.cmd.Stdout, d.cmd.Stderr = d.log, d.log
 	if err := d.cmd.Start(); err != nil {
