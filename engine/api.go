@@ -20,7 +20,7 @@ func (e *Engine) httpConfig() httpapi.Config {
 	return httpapi.Config{
 		Broker:           api{e},
 		Info:             e.info,
-		Limits:           httpapi.Limits{MaxMsgSize: e.opts.MaxMsgSize, MaxBodySize: e.opts.MaxBodySize, MaxReqTimeout: e.opts.MaxReqTimeout},
+		Limits:           httpapi.Limits{MaxMsgSize: e.opts.MaxMsgSize, MaxBodySize: e.opts.MaxBodySize, MaxReqTimeout: e.opts.MaxReqTimeout, MaxBodies: e.opts.ConnectionMemory()},
 		ValidTopicName:   wire.ValidName[string],
 		ValidChannelName: wire.ValidName[string],
 		Option:           e.option,
@@ -76,6 +76,10 @@ func httpErrors(err error) error {
 		return httpapi.ErrTopicNotFound
 	case errors.Is(err, broker.ErrChannelNotFound):
 		return httpapi.ErrChannelNotFound
+	case errors.Is(err, broker.ErrTooManyTopics):
+		return httpapi.ErrTooManyTopics
+	case errors.Is(err, broker.ErrTooManyChannels):
+		return httpapi.ErrTooManyChannels
 	case errors.Is(err, broker.ErrExiting):
 		return httpapi.ErrExiting
 	}

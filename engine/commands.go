@@ -214,11 +214,11 @@ func (c *conn) cmdSub(cmd *wire.Command) *wire.Error {
 	topic, channel := string(cmd.Topic), string(cmd.Channel)
 	t, err := e.broker.Topic(topic)
 	if err != nil {
-		return wire.SubFailed(wire.ReasonExiting)
+		return wire.SubFailed(err.Error())
 	}
 	ch, err := t.Channel(channel)
 	if err != nil {
-		return wire.SubFailed(wire.ReasonExiting)
+		return wire.SubFailed(err.Error())
 	}
 	sub, err := c.h.shard.Subscribe(ch, c, int64(c.client.MsgTimeout), int(c.client.SampleRate))
 	switch {

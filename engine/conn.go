@@ -50,6 +50,10 @@ type conn struct {
 	stuffed bool   // reading is paused until the output has drained
 	closing bool   // a fatal error is among the answers
 	resume  wire.BatchState
+	begun   bool        // a command has begun and is not complete
+	watched bool        // on the handler's list for sweep
+	reads   uint32      // nc.Reads when sweep last saw it move
+	movedNs int64       // when that was
 	stall   *wire.Error // what the client is told if the body it has begun never ends
 
 	timer     uint32 // handle, 0 for none
@@ -70,6 +74,7 @@ var (
 	errStuck  = errors.New("client does not read")
 	errMagic  = errors.New("no protocol version in time")
 	errLine   = errors.New("command line too long")
+	errStall  = errors.New("client stalls")
 )
 
 // Accepted says that what the connection has published is accepted, or why it
@@ -156,6 +161,7 @@ func (c *conn) flushAnswers() {
 	}
 	if c.closing {
 		c.nc.CloseAfterFlush()
+		c.h.watchOver(c) // who does not read its last bytes does not keep us
 	}
 	if c.shut {
 		c.shut = false

@@ -19,6 +19,7 @@ type handler struct {
 	conns   []*conn // by conn.seq; nil where free
 	free    []uint32
 	owing   []*conn // with answers to send
+	watch   []*conn // in the middle of something: see sweep
 	inRound bool
 	ended   bool
 
@@ -93,6 +94,9 @@ func (h *handler) Traffic(nc *netloop.Conn, b []byte) (used int) {
 	}
 	if c.closing || nc.Closing() {
 		return len(b)
+	}
+	if c.begun = used < len(b); c.begun {
+		h.watchOver(c)
 	}
 	if nc.Full() && !c.stuffed && c.sub == nil {
 		// A producer that does not read its answers is not read either.
@@ -189,6 +193,7 @@ func (h *handler) Closed(nc *netloop.Conn, err error) {
 		}
 		c.sub = nil
 	}
+	c.begun = false
 	h.conns[c.seq] = nil
 	h.free = append(h.free, c.seq)
 }
@@ -227,6 +232,10 @@ func (h *handler) Timer(l *netloop.Loop, now int64) (next int64) {
 }
 
 func (h *handler) onTimer(token uint32) {
+	if token == sweepToken {
+		h.sweep(h.loop.Now())
+		return
+	}
 	if c := h.conns[token]; c != nil {
 		c.onTimer(h.loop.Now())
 	}

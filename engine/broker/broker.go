@@ -19,6 +19,8 @@ type Options struct {
 	MemoryLimit         int64             // bytes of message memory; beyond it messages overflow to disk
 	MaxMsgTimeout       int64             // ns, the limit of TOUCH
 	MaxChannelConsumers int               // 0: no limit
+	MaxTopics           int               // 0: no limit; what an earlier run left is never refused
+	MaxChannels         int               // per topic, likewise
 	DataPath            string            // parent of the backlogs' directories; "" keeps no backlog beyond this process
 	Log                 mmapqueue.Options // for the backlogs
 	Wall                func() int64      // wall clock, ns
@@ -46,6 +48,8 @@ type Broker struct {
 
 	mu      sync.Mutex // creation and deletion of topics
 	topics  directory
+	count   int         // of topics; under mu
+	limited atomic.Bool // the limits hold: the restore is over
 	closing atomic.Bool
 	helpers sync.WaitGroup // refillers and pumps
 
@@ -94,8 +98,12 @@ func (b *Broker) Topic(name string) (*Topic, error) {
 	if b.closing.Load() {
 		return nil, ErrExiting
 	}
+	if most := b.opts.MaxTopics; most > 0 && b.count >= most && b.limited.Load() {
+		return nil, ErrTooManyTopics
+	}
 	t := b.newTopic(name, b.directory(name, b.ids.take(1)))
 	b.topics.set(name, t)
+	b.count++
 	b.changed(t.ephemeral)
 	return t, nil
 }
@@ -152,6 +160,7 @@ func (b *Broker) DeleteTopic(name string) error {
 	})
 	b.mu.Lock()
 	b.topics.set(name, nil)
+	b.count--
 	b.mu.Unlock()
 	b.changed(t.ephemeral)
 	return nil
