@@ -2,9 +2,9 @@ package engine
 
 import (
 	"errors"
+	"iter"
 	"net"
 	"os"
-	"sync"
 	"time"
 
 	"github.com/zsqio/zsq/engine/broker"
@@ -188,22 +188,14 @@ func (a api) Stats(topic, channel string, includeClients bool) httpapi.Stats {
 	var st httpapi.Stats
 	consumers := map[*broker.Channel][]httpapi.ClientStats{}
 	if includeClients {
-		var mu sync.Mutex
-		a.e.onLoops(func(h *handler) {
-			mu.Lock()
-			defer mu.Unlock()
-			for _, c := range h.conns {
-				if c == nil || !c.greeted {
-					continue
-				}
-				if c.sub != nil {
-					consumers[c.sub.Channel()] = append(consumers[c.sub.Channel()], c.stats(topic))
-				}
-				if len(c.pubs) > 0 {
-					st.Producers = append(st.Producers, c.stats(topic))
-				}
+		for seen := range a.e.clients(topic) {
+			if seen.channel != nil {
+				consumers[seen.channel] = append(consumers[seen.channel], seen.stats)
 			}
-		})
+			if seen.producer {
+				st.Producers = append(st.Producers, seen.stats)
+			}
+		}
 	}
 	for _, t := range a.e.broker.Topics() {
 		if topic != "" && t.Name() != topic {
@@ -242,18 +234,53 @@ func topicStats(t *broker.Topic, channel string, consumers map[*broker.Channel][
 	return ts, channel == "" || len(ts.Channels) > 0
 }
 
-// onLoops runs f on every loop and waits. Before the loops run, and after, it
-// does nothing.
-func (e *Engine) onLoops(f func(h *handler)) {
-	var wg sync.WaitGroup
-	for i, l := range e.group.Loops() {
-		wg.Add(1)
-		l.Do(func() {
-			defer wg.Done()
-			f(e.handlers[i])
-		})
+// A seenClient is a connection as its loop has described it.
+type seenClient struct {
+	stats    httpapi.ClientStats
+	channel  *broker.Channel // nil for none
+	producer bool
+}
+
+// clientsAtOnce is how many connections a loop describes in one go. It takes
+// some tenths of a millisecond; then the loop serves whoever waits.
+const clientsAtOnce = 128
+
+// clients describes every connection, loop by loop. Each is seen as it is at some
+// moment of the iteration, and one that comes or goes meanwhile perhaps not.
+func (e *Engine) clients(topic string) iter.Seq[seenClient] {
+	return func(yield func(seenClient) bool) {
+		seen := make([]seenClient, 0, clientsAtOnce)
+		done := make(chan bool, 1) // the loop does not wait for us
+		for i, l := range e.group.Loops() {
+			h := e.handlers[i]
+			for from, more := 0, true; more; from += clientsAtOnce {
+				seen = seen[:0]
+				l.Do(func() {
+					to := min(from+clientsAtOnce, len(h.conns))
+					for _, c := range h.conns[min(from, to):to] {
+						if c != nil && c.greeted && (c.sub != nil || len(c.pubs) > 0) {
+							one := seenClient{stats: c.stats(topic), producer: len(c.pubs) > 0}
+							if c.sub != nil {
+								one.channel = c.sub.Channel()
+							}
+							seen = append(seen, one)
+						}
+					}
+					done <- to < len(h.conns)
+				})
+				select {
+				case more = <-done:
+				case <-e.stopped: // a loop that has ended drops what it is asked
+					return
+				}
+				for i := range seen {
+					if !yield(seen[i]) {
+						return
+					}
+				}
+			}
+		}
 	}
-	wg.Wait()
 }
 
 // stats describes the connection; topic is the one whose publishes to count.
