@@ -50,6 +50,7 @@ type conn struct {
 	stuffed bool   // reading is paused until the output has drained
 	closing bool   // a fatal error is among the answers
 	resume  wire.BatchState
+	again   *subAgain   // a SUB that waits for its second try
 	begun   bool        // a command has begun and is not complete
 	watched bool        // on the handler's list for sweep
 	reads   uint32      // nc.Reads when sweep last saw it move
@@ -91,9 +92,14 @@ func (c *conn) Accepted(err error) {
 	c.flushAnswers()
 	if c.waiting {
 		c.waiting = false
-		if !c.stuffed && !c.closing {
-			c.nc.ResumeRead()
-		}
+		c.listen()
+	}
+}
+
+// listen reads on unless there is a reason not to.
+func (c *conn) listen() {
+	if !c.waiting && !c.stuffed && !c.closing && c.again == nil {
+		c.nc.ResumeRead()
 	}
 }
 
@@ -209,7 +215,11 @@ func (c *conn) setTimer() {
 		c.timer = 0
 	}
 	if c.beatNs > 0 {
-		c.timer = s.AddTimer(min(c.nextBeat, c.heardNs+2*c.beatNs), c.seq)
+		due := min(c.nextBeat, c.heardNs+2*c.beatNs)
+		if c.again != nil {
+			due = min(due, c.again.dueNs)
+		}
+		c.timer = s.AddTimer(due, c.seq)
 	}
 }
 
@@ -220,6 +230,8 @@ func (c *conn) onTimer(now int64) {
 	case !c.greeted:
 		c.nc.Close(errMagic)
 		return
+	case c.again != nil && now >= c.again.dueNs:
+		c.subscribeAgain()
 	case now >= c.heardNs+2*c.beatNs && !c.waiting && !c.stuffed:
 		c.silent()
 		return

@@ -81,7 +81,7 @@ func (h *handler) Traffic(nc *netloop.Conn, b []byte) (used int) {
 	}
 	heard := false
 	c.stall = nil
-	for used < len(b) && !c.closing {
+	for used < len(b) && !c.closing && c.again == nil {
 		n, done := h.command(c, b[used:])
 		if !done {
 			break
@@ -166,9 +166,7 @@ func (h *handler) Drained(nc *netloop.Conn) {
 	}
 	if c.stuffed {
 		c.stuffed = false
-		if !c.waiting {
-			nc.ResumeRead()
-		}
+		c.listen()
 	}
 }
 
