@@ -180,6 +180,19 @@ func (e *Engine) metricsHandler() http.Handler {
 	return metrics.Handler(e.metricsSnapshot)
 }
 
+// onLoops runs f on every loop and waits.
+func (e *Engine) onLoops(f func(h *handler)) {
+	var wg sync.WaitGroup
+	for i, l := range e.group.Loops() {
+		wg.Add(1)
+		l.Do(func() {
+			defer wg.Done()
+			f(e.handlers[i])
+		})
+	}
+	wg.Wait()
+}
+
 func (e *Engine) metricsSnapshot() metrics.Snapshot {
 	s := metrics.Snapshot{
 		Version: Version, OwnVersion: OwnVersion, Healthy: e.broker.Health() == nil, Start: e.started, MemoryBytes: e.broker.Memory(),

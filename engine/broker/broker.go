@@ -21,6 +21,8 @@ type Options struct {
 	MaxChannelConsumers int               // 0: no limit
 	Topology            bool              // serve subscribers that are near first; see Near
 	E2EWindow           int64             // ns of which channels know their end-to-end latency; 0: of none
+	MaxTopics           int               // 0: no limit; what an earlier run left is never refused
+	MaxChannels         int               // per topic, likewise
 	DataPath            string            // parent of the backlogs' directories; "" keeps no backlog beyond this process
 	Log                 mmapqueue.Options // for the backlogs
 	Wall                func() int64      // wall clock, ns
@@ -49,6 +51,8 @@ type Broker struct {
 
 	mu      sync.Mutex // creation and deletion of topics
 	topics  directory
+	count   int         // of topics; under mu
+	limited atomic.Bool // the limits hold: the restore is over
 	closing atomic.Bool
 	helpers sync.WaitGroup // refillers and pumps
 
@@ -97,9 +101,13 @@ func (b *Broker) Topic(name string) (*Topic, error) {
 	if b.closing.Load() {
 		return nil, ErrExiting
 	}
+	if most := b.opts.MaxTopics; most > 0 && b.count >= most && b.limited.Load() {
+		return nil, ErrTooManyTopics
+	}
 	t := b.newTopic(name, b.directory(name, b.ids.take(1)))
 	t.waiting = b.opts.Created != nil && b.opts.Created(t)
 	b.topics.set(name, t)
+	b.count++
 	b.changed(name, t.ephemeral)
 	return t, nil
 }
@@ -156,6 +164,7 @@ func (b *Broker) DeleteTopic(name string) error {
 	})
 	b.mu.Lock()
 	b.topics.set(name, nil)
+	b.count--
 	b.mu.Unlock()
 	b.changed(name, t.ephemeral)
 	return nil
