@@ -64,18 +64,19 @@ func (c *conn) lineWaits() bool {
 	return err == nil && bytes.IndexByte(b, '\n') >= 0
 }
 
-// answer queues one answer: its size and its bytes.
-func (c *conn) answer(text []byte) {
+// answer queues one answer, its size and its bytes, and sends what there is when
+// that is much.
+func (c *conn) answer(text []byte) error {
 	c.out = binary.BigEndian.AppendUint32(c.out, uint32(len(text)))
 	c.out = append(c.out, text...)
-	if len(c.out) >= outMax {
-		// An error is met again by the next read.
-		_ = c.flush()
+	if len(c.out) < outMax {
+		return nil
 	}
+	return c.flush()
 }
 
-// flush sends what has been answered. The deadline of the last command, or of
-// the wait for the next one, bounds it.
+// flush sends what has been answered. It fails when the client does not take it
+// in time; half an answer may be out then, and nothing must follow.
 func (c *conn) flush() error {
 	if len(c.out) == 0 {
 		return nil
@@ -90,8 +91,7 @@ func (c *conn) flush() error {
 // chance to read it.
 func (c *conn) refuse(text string) {
 	c.s.metrics.errors.Inc()
-	c.answer([]byte(text))
-	if c.flush() == nil {
+	if c.answer([]byte(text)) == nil && c.flush() == nil {
 		c.linger()
 	}
 }

@@ -75,7 +75,9 @@ func (c *conn) serve() error {
 		if err != nil {
 			return err
 		}
-		c.answer(answer)
+		if err := c.answer(answer); err != nil {
+			return err
+		}
 	}
 }
 
@@ -253,13 +255,11 @@ func (c *conn) conclude(err error) {
 	switch {
 	case theirs != nil:
 		c.refuse(theirs.text)
-		return
 	case errors.Is(err, io.EOF):
 		c.s.log.Printf(LogInfo, "client(%s) - EOF", c.addr)
 	default:
 		c.s.log.Printf(LogError, "client(%s) - %s", c.addr, err)
 	}
-	_ = c.flush() // answers to commands before the end; nobody may be there for them
 }
 
 func (c *conn) logUnregisterAll(removed []registration) {

@@ -201,7 +201,8 @@ func TestDiffersMetrics(t *testing.T) {
 	})
 }
 
-// TestDiffersLog: a client that closes is no error.
+// TestDiffersLog: a client that closes is no error, and what a client is told is
+// logged once.
 func TestDiffersLog(t *testing.T) {
 	both(t, func(t *testing.T, d *daemon, isOurs bool) {
 		l := d.join("b")
@@ -217,6 +218,18 @@ func TestDiffersLog(t *testing.T) {
 		}
 		eventually(t, "the end is logged", func() bool { return line() != "" })
 		differs(t, isOurs, line(), "INFO:", "ERROR:")
+
+		bad := d.join("b")
+		const told = "E_INVALID invalid command NO"
+		if got := bad.do("NO"); got != told || bad.read() != closed {
+			t.Errorf("%s, want %s and the end", got, told)
+		}
+		bad.Close()
+		eventually(t, "the producer has gone", func() bool { return d.get("/nodes") == `{"producers":[]}` })
+		if err := d.stop(syscall.SIGTERM); err != nil {
+			t.Error(err)
+		}
+		differs(t, isOurs, fmt.Sprint(strings.Count(d.log.String(), told)), "1", "2")
 	})
 }
 

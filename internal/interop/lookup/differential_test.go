@@ -415,3 +415,65 @@ func TestSameProcess(t *testing.T) {
 		p.same(fmt.Sprint(sig), [2]string{fmt.Sprint(p.sides[0].stop(sig)), fmt.Sprint(p.sides[1].stop(sig))})
 	}
 }
+
+var (
+	logTime     = regexp.MustCompile(`\d{4}/\d\d/\d\d \d\d:\d\d:\d\d\.\d{6}`)
+	logDuration = regexp.MustCompile(`\b[0-9.]+(ns|µs|ms|s)\b`)
+	logRemote   = regexp.MustCompile(`\(127\.0\.0\.1:\d+\) DURATION`)
+)
+
+// TestSameLog compares the log of a day: the lines, not their order, for several
+// goroutines write them. Two things differ on purpose: see TestDiffersLog.
+func TestSameLog(t *testing.T) {
+	p := startPair(t)
+	p.join("a", "host")
+	for _, line := range []string{
+		"REGISTER t x", "REGISTER t x", "REGISTER t", "REGISTER u y", "REGISTER e#ephemeral z", "UNREGISTER t x", "UNREGISTER t x",
+		"UNREGISTER u", "UNREGISTER e#ephemeral", "PING",
+	} {
+		p.say("a", line+"\n")
+	}
+	p.link("bad")
+	p.say("bad", "HTTP")
+	for i, last := range []string{"NO\n", "REGISTER\n", "REGISTER t *\n", identify("{"), identify("{}")} {
+		name := fmt.Sprint("wrong", i)
+		p.link(name)
+		before := "  V1"
+		if last[0] != 'I' {
+			before += identify(goodBody)
+			p.say(name, before)
+			before = ""
+		}
+		p.say(name, before+last)
+	}
+	for _, path := range []string{
+		"/topic/create?topic=v", "/topic/create?topic=*", "/channel/create?topic=v&channel=x", "/channel/delete?topic=v&channel=x",
+		"/channel/delete?topic=v&channel=x", "/topic/tombstone?topic=t&node=host:2", "/topic/delete?topic=v", "/topic/delete?topic=v",
+	} {
+		p.ask("POST", path)
+	}
+	p.ask("GET", "/lookup?topic=t")
+	p.leave("a")
+	var got [2]string
+	for i, d := range p.sides {
+		if err := d.stop(syscall.SIGTERM); err != nil {
+			t.Fatal(err)
+		}
+		var lines []string
+		for line := range strings.Lines(p.names[i].Replace(d.log.String())) {
+			line = logTime.ReplaceAllString(line, "TIME")
+			line = logRemote.ReplaceAllString(logDuration.ReplaceAllString(line, "DURATION"), "(REMOTE) DURATION")
+			// How often eventually had to ask does not matter.
+			if strings.Contains(line, "/ping") || strings.Contains(line, "/debug") ||
+				strings.Contains(line, ") - E") || strings.Contains(line, "closed network connection") || strings.Contains(line, "closing") {
+				continue
+			}
+			lines = append(lines, line)
+		}
+		slices.Sort(lines)
+		got[i] = strings.Join(lines, "")
+	}
+	if got[0] != got[1] {
+		t.Errorf("ours:\n%s\ntheirs:\n%s", got[0], got[1])
+	}
+}
