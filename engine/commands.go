@@ -211,12 +211,12 @@ func reason(err error) string {
 }
 
 // cmdSub subscribes. A topic or channel that goes with its last client may be on
-// its way out at this moment: that SUB is tried once more a little later.
+// its way out at this moment: that SUB is tried again a little later.
 func (c *conn) cmdSub(cmd *wire.Command) *wire.Error {
 	topic, channel := string(cmd.Topic), string(cmd.Channel)
 	werr, exiting := c.subscribe(topic, channel)
 	if exiting && (wire.IsEphemeral(topic) || wire.IsEphemeral(channel)) {
-		c.again = &subAgain{topic, channel, c.nc.Loop().Now() + int64(subAgainAfter)}
+		c.again = &subAgain{topic, channel, subTries, c.nc.Loop().Now() + int64(subAgainAfter)}
 		c.nc.PauseRead()
 		c.setTimer()
 		return nil
@@ -224,24 +224,33 @@ func (c *conn) cmdSub(cmd *wire.Command) *wire.Error {
 	return werr
 }
 
-// subAgain is a SUB that is to be tried once more; until then the connection is
-// not read.
+// subAgain is a SUB that is to be tried again; until then the connection is not
+// read.
 type subAgain struct {
 	topic, channel string
+	tries          int // left
 	dueNs          int64
 }
 
-// subAgainAfter is upstream's.
-const subAgainAfter = 100 * time.Millisecond
+// Upstream tries once more, after 100 ms. A deletion takes some milliseconds; where
+// clients come and go all the time the next try may meet the next deletion.
+const (
+	subAgainAfter = 20 * time.Millisecond
+	subTries      = 15
+)
 
-// subscribeAgain is the second and last try.
+// subscribeAgain is one more try.
 func (c *conn) subscribeAgain() {
 	s := c.again
-	c.again = nil
 	werr, exiting := c.subscribe(s.topic, s.channel)
 	if exiting {
+		if s.tries--; s.tries > 0 {
+			s.dueNs += int64(subAgainAfter)
+			return
+		}
 		werr = wire.ErrSubDeleted
 	}
+	c.again = nil
 	if werr != nil {
 		c.fail(werr)
 		return

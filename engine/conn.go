@@ -50,7 +50,7 @@ type conn struct {
 	stuffed bool   // reading is paused until the output has drained
 	closing bool   // a fatal error is among the answers
 	resume  wire.BatchState
-	again   *subAgain   // a SUB that waits for its second try
+	again   *subAgain   // a SUB that waits to be tried again
 	begun   bool        // a command has begun and is not complete
 	watched bool        // on the handler's list for sweep
 	reads   uint32      // nc.Reads when sweep last saw it move
