@@ -56,7 +56,7 @@ type conn struct {
 	asking  bool   // reading is paused until the auth server has answered
 	closing bool   // a fatal error is among the answers
 	resume  wire.BatchState
-	again   *subAgain   // a SUB that waits for its second try
+	again   *subAgain   // a SUB that waits to be tried again
 	begun   bool        // a command has begun and is not complete
 	watched bool        // on the handler's list for sweep
 	reads   uint32      // nc.Reads when sweep last saw it move
@@ -223,11 +223,14 @@ func (c *conn) setTimer() {
 		s.StopTimer(c.timer)
 		c.timer = 0
 	}
+	var due int64
 	if c.beatNs > 0 {
-		due := min(c.nextBeat, c.heardNs+2*c.beatNs)
-		if c.again != nil {
-			due = min(due, c.again.dueNs)
-		}
+		due = min(c.nextBeat, c.heardNs+2*c.beatNs)
+	}
+	if c.again != nil && (due == 0 || due > c.again.dueNs) {
+		due = c.again.dueNs
+	}
+	if due != 0 {
 		c.timer = s.AddTimer(due, c.seq)
 	}
 }
@@ -244,6 +247,7 @@ func (c *conn) onTimer(now int64) {
 		return
 	case c.again != nil && now >= c.again.dueNs:
 		c.subscribeAgain()
+	case c.beatNs <= 0:
 	case now >= c.heardNs+2*c.beatNs && !c.deaf():
 		c.silent()
 		return

@@ -139,6 +139,12 @@ func (b *Broker) DeleteTopic(name string) error {
 	if t == nil || t.exiting.Swap(true) {
 		return ErrTopicNotFound
 	}
+	b.endTopic(t)
+	return nil
+}
+
+// endTopic deletes a topic that was marked as exiting by the caller.
+func (b *Broker) endTopic(t *Topic) {
 	t.mu.Lock()
 	v := *t.view.Load()
 	if v.hold == nil {
@@ -163,11 +169,10 @@ func (b *Broker) DeleteTopic(name string) error {
 		}
 	})
 	b.mu.Lock()
-	b.topics.set(name, nil)
+	b.topics.set(t.name, nil)
 	b.count--
 	b.mu.Unlock()
-	b.changed(name, t.ephemeral)
-	return nil
+	b.changed(t.name, t.ephemeral)
 }
 
 // DeleteChannel deletes a channel and its messages and closes its subscribers'
@@ -196,12 +201,13 @@ func (b *Broker) deleteChannel(t *Topic, c *Channel) {
 		v.hold = t.newQueue()
 	}
 	t.view.Store(&v)
-	last := len(v.channels) == 0
+	// Under mu, so that no channel comes into a topic that goes.
+	last := t.ephemeral && len(v.channels) == 0 && !t.exiting.Swap(true)
 	t.mu.Unlock()
 	c.delete()
 	b.changed(t.name, t.ephemeral || c.ephemeral)
-	if last && t.ephemeral {
-		_ = b.DeleteTopic(t.name) // someone else may have been quicker
+	if last {
+		b.endTopic(t)
 	}
 }
 
