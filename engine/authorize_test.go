@@ -1,6 +1,7 @@
 package engine_test
 
 import (
+	"crypto/tls"
 	"encoding/pem"
 	"fmt"
 	"io"
@@ -242,4 +243,25 @@ func TestAuthOverTLS(t *testing.T) {
 	if _, err := engine.New(o, io.Discard); err == nil || !strings.HasPrefix(err.Error(), "failed to build client TLS config - ") {
 		t.Errorf("a directory for a CA file: %v", err)
 	}
+}
+
+// TestAuthCertificate shows that the server is told of TLS and of the name in the
+// client's certificate, and that AUTH waits inside TLS and compression as well.
+func TestAuthCertificate(t *testing.T) {
+	a := newAuthServer(t)
+	o := options(t)
+	ca := secure(t, o)
+	o.TLSClientAuthPolicy = "require-verify"
+	o.AuthHTTPAddresses = []string{a.URL}
+	e := start(t, o)
+	s := plain(t, connect(t, e))
+	cfg := ca.client()
+	cfg.Certificates = []tls.Certificate{ca.pair("friend")}
+	s.upgrade(`"tls_v1":true,"snappy":true`, cfg)
+	a.allow(60, "^t$", ".*", "publish")
+	s.send(auth("x") + pub("t", "1") + pub("u", "2"))
+	if q := a.question(t); q != "/?common_name=friend&remote_ip=127.0.0.1&secret=x&tls=true" {
+		t.Errorf("asked %s", q)
+	}
+	s.want(authed, "OK", `E_UNAUTHORIZED AUTH failed for PUB on "u" ""`)
 }
