@@ -47,4 +47,13 @@ func TestLongNsqjs(t *testing.T) {
 			t.Error(err)
 		}
 	}
+
+	// Where TLS is required the script shows that it asks for what it is told.
+	host, port, err = net.SplitHostPort(startBroker(t, "--tls-cert="+cert, "--tls-key="+key, "--tls-required=tcp-https"))
+	must(t, err)
+	for transport, want := range map[string]bool{`{"tls":true,"snappy":true}`: true, `{"snappy":true}`: false} {
+		if err := run(time.Minute, "node", "check.js", host, port, "nsqjs", transport); (err == nil) != want {
+			t.Errorf("%s where TLS is required: %v", transport, err)
+		}
+	}
 }
