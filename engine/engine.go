@@ -151,6 +151,7 @@ func (e *Engine) openBroker() error {
 	if err != nil {
 		return err
 	}
+	leaveNote(e.dataPath())
 	e.meta = newMetadata(filepath.Join(e.dataPath(), "nsqd.dat"), e)
 	e.broker = broker.New(broker.Options{
 		Shards:              len(e.handlers),

@@ -96,10 +96,11 @@ type Options struct {
 
 	// The rest is zsq's own.
 
-	Loops       int           // event loops; 0: see LoopCount
-	MemoryLimit int64         // bytes for messages in memory; 0: see MemoryBudget
-	OutputLimit int64         // bytes a connection may owe its reader
-	ReapTimeout time.Duration // how long a stalled HTTP request or handshake may take
+	Loops          int           // event loops; 0: see LoopCount
+	MemoryLimit    int64         // bytes for messages in memory; 0: see MemoryBudget
+	ExportUpstream string        // where to write the data path for upstream's nsqd, instead of serving
+	OutputLimit    int64         // bytes a connection may owe its reader
+	ReapTimeout    time.Duration // how long a stalled HTTP request or handshake may take
 }
 
 // NewOptions returns upstream's defaults and, for our own settings, ours. The
@@ -373,6 +374,7 @@ func (o *Options) Fields() []Field {
 		{Flag: "snappy", Usage: "offer snappy", Ptr: &o.SnappyEnabled},
 		{Flag: "enable-experiment", Usage: "name of an experimental feature (may be given several times)", Ptr: &o.Experiments},
 
+		{Own: true, Flag: "export-upstream", Usage: "write everything in the data path into this empty directory, for upstream's nsqd, and end", Ptr: &o.ExportUpstream},
 		{Own: true, Flag: "loops", Usage: "event loops (default 0, one less than the cores)", Ptr: &o.Loops},
 		{Own: true, Flag: "memory-limit", Usage: "bytes for messages in memory (default 0, a quarter of the memory there is)", Ptr: &o.MemoryLimit},
 		{Own: true, Flag: "output-limit", Usage: "bytes a client may leave unread before it is served no more", Ptr: &o.OutputLimit},
