@@ -12,6 +12,17 @@ import (
 	"github.com/zsqio/zsq/mmapqueue"
 )
 
+// long says that the short tests are to take the time of the long ones.
+var long = os.Getenv("ZSQ_LONG") != ""
+
+// stride returns how far apart the places are that an exhaustive test looks at.
+func stride(short int) int {
+	if long {
+		return 1
+	}
+	return short
+}
+
 // image is one segment of 200 records, its cursor file, and where each record
 // lies.
 type image struct {
@@ -89,7 +100,7 @@ func (img *image) check(t *testing.T, dir, what string, bytes []byte, lost func(
 
 // TestEveryCut shows that a log cut anywhere, or zero from there on, loses the
 // records behind the cut and no other. TestLongEveryCut leaves no byte out.
-func TestEveryCut(t *testing.T) { everyCut(t, 167) }
+func TestEveryCut(t *testing.T) { everyCut(t, stride(167)) }
 
 func everyCut(t *testing.T, step int) {
 	dir := filepath.Join(t.TempDir(), "log")
@@ -110,7 +121,7 @@ func everyCut(t *testing.T, step int) {
 
 // TestEveryFlip shows that a flipped bit costs at most the record it is in.
 // TestLongEveryFlip leaves no bit out.
-func TestEveryFlip(t *testing.T) { everyFlip(t, 1501) }
+func TestEveryFlip(t *testing.T) { everyFlip(t, stride(1501)) }
 
 func everyFlip(t *testing.T, step int) {
 	dir := filepath.Join(t.TempDir(), "log")
