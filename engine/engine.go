@@ -141,6 +141,7 @@ func (e *Engine) openBroker() error {
 	if err != nil {
 		return err
 	}
+	leaveNote(e.dataPath())
 	e.meta = newMetadata(filepath.Join(e.dataPath(), "nsqd.dat"), e)
 	e.peers = newPeers(e)
 	e.broker = broker.New(broker.Options{
@@ -157,6 +158,7 @@ func (e *Engine) openBroker() error {
 		Log: mmapqueue.Options{
 			SyncEvery:   e.opts.SyncEvery,
 			SyncTimeout: e.opts.SyncTimeout,
+			Budget:      mmapqueue.NewBudget(e.opts.MaxBacklogBytes, e.opts.MaxBacklogBytesPerTopic),
 			Logf:        func(format string, args ...any) { e.log.printf(LogError, format, args...) },
 		},
 		Wall:    func() int64 { return time.Now().UnixNano() },

@@ -99,15 +99,17 @@ type Options struct {
 
 	// The rest is zsq's own.
 
-	LogFormat             LogFormat
-	Metrics               MetricsDetail
-	Loops                 int   // event loops; 0: see LoopCount
-	MemoryLimit           int64 // bytes for messages in memory; 0: see MemoryBudget
-	OutputLimit           int64 // bytes a connection may owe its reader
-	MaxConnections        int64 // clients over TCP at once; 0: see ConnectionLimit
-	MaxTopics             int   // 0: no limit
-	MaxChannels           int   // per topic; 0: no limit
-	ConnectionMemoryLimit int64 // bytes that all connections may buffer; 0: see ConnectionMemory
+	LogFormat                                LogFormat
+	Metrics                                  MetricsDetail
+	Loops                                    int    // event loops; 0: see LoopCount
+	MemoryLimit                              int64  // bytes for messages in memory; 0: see MemoryBudget
+	MaxBacklogBytes, MaxBacklogBytesPerTopic int64  // on disk; 0: no limit
+	ExportUpstream                           string // where to write the data path for upstream's nsqd, instead of serving
+	OutputLimit                              int64  // bytes a connection may owe its reader
+	MaxConnections                           int64  // clients over TCP at once; 0: see ConnectionLimit
+	MaxTopics                                int    // 0: no limit
+	MaxChannels                              int    // per topic; 0: no limit
+	ConnectionMemoryLimit                    int64  // bytes that all connections may buffer; 0: see ConnectionMemory
 
 	ReapTimeout time.Duration // how long a stalled HTTP request or handshake may take
 
@@ -251,6 +253,8 @@ func (o *Options) validateRanges() error {
 		{o.Loops >= 0, "--loops must be >= 0"},
 		{o.MemoryLimit >= 0, "--memory-limit must be >= 0"},
 		{o.OutputLimit > 0, "--output-limit must be > 0"},
+		{o.MaxBacklogBytes >= 0, "--max-backlog-bytes must not be negative"},
+		{o.MaxBacklogBytesPerTopic >= 0, "--max-backlog-bytes-per-topic must not be negative"},
 		{o.ReapTimeout > 0, "--reap-timeout must be > 0"},
 		{o.TLSReloadInterval >= 0, "--tls-reload-interval must be >= 0"},
 		{o.MaxConnections >= 0, "--max-connections must be >= 0"},
@@ -401,7 +405,10 @@ func (o *Options) Fields() []Field {
 
 		{Own: true, Flag: "log-format", Usage: "form of log lines: text or json", Ptr: &o.LogFormat},
 		{Own: true, Flag: "metrics", Usage: "what /metrics has series for: channel, topic, node or off; the later, the fewer", Ptr: &o.Metrics},
+		{Own: true, Flag: "export-upstream", Usage: "write everything in the data path into this empty directory, for upstream's nsqd, and end", Ptr: &o.ExportUpstream},
 		{Own: true, Flag: "loops", Usage: "event loops (default 0, one less than the cores)", Ptr: &o.Loops},
+		{Own: true, Flag: "max-backlog-bytes", Usage: "bytes that the backlogs of all topics may take on disk; beyond it publishes are refused (default 0, no limit)", Ptr: &o.MaxBacklogBytes},
+		{Own: true, Flag: "max-backlog-bytes-per-topic", Usage: "the same for each topic", Ptr: &o.MaxBacklogBytesPerTopic},
 		{Own: true, Flag: "memory-limit", Usage: "bytes for messages in memory (default 0, a quarter of the memory there is)", Ptr: &o.MemoryLimit},
 		{Own: true, Flag: "output-limit", Usage: "bytes a client may leave unread before it is served no more", Ptr: &o.OutputLimit},
 		{Own: true, Flag: "reap-timeout", Usage: "time after which a client that stalls in the middle of something is cut off", Ptr: &o.ReapTimeout},

@@ -129,7 +129,7 @@ func (b *Backlog) adopt(q diskqueue.Queue, files []diskqueue.File) error {
 		s.foreign.cursor = c.id
 		b.number, b.sequence = b.number+1, s.next
 		b.segments = append(b.segments, s)
-		b.bytes.Add(s.size)
+		b.grow(s.size)
 		b.adoptedFrom = filepath.Dir(s.path)
 	}
 	last := made[len(made)-1]
@@ -329,7 +329,7 @@ func (b *Backlog) loadAdopted() error {
 		}
 		s.addPuts(e.Cursor, e.Records)
 		b.segments = append(b.segments, s)
-		b.bytes.Add(size)
+		b.grow(size)
 	}
 	return nil
 }

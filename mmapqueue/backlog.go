@@ -37,6 +37,10 @@ type Options struct {
 	// that failed. It must be safe for concurrent use. The default drops it.
 	Logf func(format string, args ...any)
 
+	// Budget bounds the bytes on disk, of several logs perhaps. The default is no
+	// limit.
+	Budget *Budget
+
 	// FS is where the log lies. The default is OS.
 	FS FS
 
@@ -287,11 +291,16 @@ func (b *Backlog) newSegment(need int64) (*segment, error) {
 	s.end, s.next = s.encode(front[segmentStart:], names, segmentStart, s.next)
 
 	if !b.reuse(s, need, front) {
+		room := b.o.Budget.room(b.bytes.Load())
+		if room < need {
+			return nil, ErrFull
+		}
+		s.size = min(s.size, room)
 		if err := b.create(s, need, front); err != nil {
 			return nil, err
 		}
 	}
-	b.bytes.Add(s.size)
+	b.grow(s.size)
 
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -350,7 +359,7 @@ func (b *Backlog) reuse(s *segment, need int64, front []byte) bool {
 		return false
 	}
 	s.f, s.size = o.f, o.size
-	b.bytes.Add(-o.size)
+	b.grow(-o.size)
 	return true
 }
 
@@ -396,7 +405,7 @@ func (b *Backlog) dropSpares() {
 
 func (b *Backlog) removeSpare(o *segment) {
 	o.f.Close()
-	b.bytes.Add(-o.size)
+	b.grow(-o.size)
 	if err := b.o.FS.Remove(o.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		b.o.Logf("mmapqueue: remove spare: %v", err)
 	}
@@ -434,7 +443,7 @@ func (b *Backlog) sealOpen() {
 	if err != nil {
 		b.o.Logf("mmapqueue: seal %s: %v", s.path, err)
 	}
-	b.bytes.Add(size - s.size)
+	b.grow(size - s.size)
 	b.mu.Lock()
 	s.size, s.sealed, b.open = size, true, nil
 	b.unsynced = append(b.unsynced, s)
@@ -503,7 +512,7 @@ func (b *Backlog) discard(gone []*segment) {
 		if s.f != nil {
 			s.f.Close()
 		}
-		b.bytes.Add(-s.size)
+		b.grow(-s.size)
 		remove := b.o.FS.Remove
 		if s.damaged {
 			remove = func(path string) error { return b.o.FS.Rename(path, path+badSuffix) }

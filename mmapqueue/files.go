@@ -145,3 +145,19 @@ func syncDir(dir string) error {
 	}
 	return nil
 }
+
+// Probe reports whether a log could write in dir now: it makes a small file there,
+// syncs it and removes it. A nil disk is OS.
+func Probe(disk FS, dir string) error {
+	if disk == nil {
+		disk = OS
+	}
+	if err := disk.MkdirAll(dir); err != nil {
+		return err
+	}
+	path := filepath.Join(dir, "probe")
+	if err := replaceFile(disk, path, make([]byte, segmentBytesMin), true); err != nil {
+		return err
+	}
+	return disk.Remove(path)
+}

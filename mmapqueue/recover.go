@@ -56,7 +56,7 @@ func (b *Backlog) recover() error {
 		if keep {
 			b.segments = append(b.segments, s)
 			b.sequence = max(b.sequence, s.next)
-			b.bytes.Add(s.size)
+			b.grow(s.size)
 		}
 	}
 	slices.SortFunc(b.segments, func(x, y *segment) int { return int(x.number) - int(y.number) })

@@ -225,6 +225,9 @@ func (t *Topic) hold() *queue {
 // told in the error.
 func (b *Broker) Close() error {
 	b.closing.Store(true)
+	if b.opts.Log.Budget != nil {
+		b.opts.Log.Budget.Lift()
+	}
 	for _, t := range b.Topics() {
 		t.writer.wait()
 	}

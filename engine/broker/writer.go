@@ -130,7 +130,7 @@ func (w *writer) do(j *job) {
 		err = w.write(j)
 	}
 	if err != nil {
-		w.b.diskFailed(err)
+		w.b.writeFailed(err)
 	} else {
 		w.b.diskWorked()
 	}
