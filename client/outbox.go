@@ -118,14 +118,17 @@ func (o *outbox) append(p []byte, cmds ...*Command) error {
 func (o *outbox) flush() error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	for end := o.appended; o.err == nil && o.written < end; {
-		if o.flushing {
+	for end := o.appended; o.written < end; {
+		switch {
+		case o.flushing:
 			o.cond.Wait()
-			continue
+		case o.err != nil:
+			return o.err
+		default:
+			o.flushLocked()
 		}
-		o.flushLocked()
 	}
-	return o.err
+	return nil
 }
 
 // flushLocked takes what is there and writes it; meanwhile the lock is free. The
@@ -137,7 +140,9 @@ func (o *outbox) flushLocked() {
 	err := o.write(batch)
 	o.mu.Lock()
 	o.flushing = false
-	o.written += uint64(len(batch))
+	if err == nil {
+		o.written += uint64(len(batch))
+	}
 	if cap(batch) <= outboxKept {
 		o.spare = batch[:0]
 	}

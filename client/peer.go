@@ -112,12 +112,12 @@ func (r *Consumer) connectTo(addr string, direct bool) error {
 	r.mu.Lock()
 	delete(r.connecting, addr)
 	switch {
-	case r.stopped || p.gone || ctx.Err() != nil:
+	case r.stopped:
+		err = errConsumerStopped
+	case ctx.Err() != nil: // DisconnectFromNSQD
 		err = ErrNotConnected
-		if r.stopped {
-			err = errConsumerStopped
-		}
-		r.failedLocked(addr)
+	case p.gone: // it was connected, for a moment
+		r.lostLocked(p)
 	default:
 		r.connections[addr] = p
 		p.connected = time.Now()
@@ -215,21 +215,27 @@ func (r *Consumer) onClose(p *peer) {
 	}
 	delete(r.connections, addr)
 	left := len(r.connections)
-	if time.Since(p.connected) < steadyAfter {
-		r.failedLocked(addr)
-	} else if a := r.known[addr]; a != nil {
-		a.failures = 0
-	}
-	_, direct := r.direct[addr]
 	stopped := r.stopped
-	if !stopped && direct {
-		r.work.Go(func() { r.reconnect(addr) })
+	if !stopped {
+		r.lostLocked(p)
 	}
 	r.mu.Unlock()
 	r.logf(LogLevelWarning, "there are %d connections left alive", left)
 	if stopped {
 		r.stopHandlersIfAlone()
-		return
+	}
+}
+
+// lostLocked sees to it that a connection is made again.
+func (r *Consumer) lostLocked(p *peer) {
+	addr := p.c.addr
+	if time.Since(p.connected) < steadyAfter || p.connected.IsZero() {
+		r.failedLocked(addr)
+	} else if a := r.known[addr]; a != nil {
+		a.failures = 0
+	}
+	if _, direct := r.direct[addr]; direct {
+		r.work.Go(func() { r.reconnect(addr) })
 	}
 	r.lookup.look()
 }
