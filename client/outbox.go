@@ -10,11 +10,11 @@ import (
 
 const (
 	// outboxFull is when publishers begin to wait.
-	outboxFull = 1 << 20
+	outboxFull = 256 << 10
 	// writeStep is the most that one write deadline stands for.
 	writeStep = 256 << 10
 	// outboxKept is the largest buffer that is kept between flushes.
-	outboxKept = 256 << 10
+	outboxKept = 512 << 10
 )
 
 // An outbox collects what a connection has to say and writes it, all of it with
