@@ -7,6 +7,7 @@ import (
 	"os"
 	"reflect"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -141,7 +142,7 @@ func NewConfig() *Config {
 }
 
 // options lists the fields that Set knows.
-func options() []reflect.StructField {
+var options = sync.OnceValue(func() []reflect.StructField {
 	var fields []reflect.StructField
 	for _, f := range reflect.VisibleFields(reflect.TypeFor[Config]()) {
 		if f.Tag.Get("opt") != "" {
@@ -149,7 +150,7 @@ func options() []reflect.StructField {
 		}
 	}
 	return fields
-}
+})
 
 func (c *Config) mustBeOurs() {
 	if c.origin == nil {

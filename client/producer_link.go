@@ -258,3 +258,21 @@ func (r *results) stop() {
 		r.idle.Wait()
 	}
 }
+
+// drain waits until nothing is pending.
+func (l *link) drain(ctx context.Context) error {
+	o := &l.conn.out
+	stop := context.AfterFunc(ctx, l.wakeWaiting)
+	defer stop()
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	l.waiting++
+	defer func() { l.waiting-- }()
+	for l.pending.len() > 0 {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		o.cond.Wait()
+	}
+	return nil
+}
