@@ -84,7 +84,9 @@ type Config struct {
 	//
 	// The server's certificate is checked against the host of the address that
 	// is connected to; the TlsConfig's own ServerName is not used.
-	TlsV1     bool        `opt:"tls_v1"`
+	//lint:ignore ST1003 go-nsq's name
+	TlsV1 bool `opt:"tls_v1"`
+	//lint:ignore ST1003 go-nsq's name
 	TlsConfig *tls.Config `opt:"tls_config"`
 
 	// Deflate or Snappy asks for compression, which runs inside TLS.

@@ -204,7 +204,8 @@ func TestConfigAgrees(t *testing.T) {
 	values := []any{
 		"", "x", "1", "-1", "0.5", "10s", "100ms", "1000", "true", "false", "99", "100", "127.0.0.1:80", "full_jitter",
 		0, 1, -1, 99, 100, 1500, int16(3), int32(4), int64(5), uint(6), uint16(7), uint32(8), uint64(9),
-		int8(1), uint8(1), float32(0.25), 0.5, 1.5, true, false, struct{}{},
+		int8(1), uint8(1), float32(0.25), 0.5, 1.5, true, false,
+		struct{}{},
 	}
 	agreed, skipped := 0, 0
 	for _, sf := range reflect.VisibleFields(reflect.TypeFor[upstream.Config]()) {
