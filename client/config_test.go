@@ -53,7 +53,7 @@ func TestConfigErrors(t *testing.T) {
 	f("tls_v1", "lol", `failed to coerce option tls_v1 (lol) - strconv.ParseBool: parsing "lol": invalid syntax`)
 	f("max_attempts", 70000, "failed to coerce option max_attempts (70000) - value out of range")
 	f("max_attempts", "65536", "failed to coerce option max_attempts (65536) - value out of range")
-	f("sample_rate", 1<<40, "failed to coerce option sample_rate (1099511627776) - value out of range")
+	f("sample_rate", int64(1)<<40, "failed to coerce option sample_rate (1099511627776) - value out of range")
 	f("read_timeout", int64(1)<<62, "failed to coerce option read_timeout (4611686018427387904) - value out of range")
 	f("backoff_strategy", "sometimes", "failed to coerce option backoff_strategy (sometimes) - invalid value type")
 	f("local_addr", 1, "failed to coerce option local_addr (1) - invalid value type")

@@ -24,6 +24,10 @@ const (
 // time: it takes the buffer, writes it without the lock, and so lets the next
 // batch collect. Commands leave in the order in which they were appended.
 //
+// Considered and left: a publisher that waits for its answer could write the batch
+// itself. It spares waking the writer, but no CPU time that we could measure with 1
+// or with 64 publishers.
+//
 // Invariant: written <= appended.
 type outbox struct {
 	mu   sync.Mutex
