@@ -11,7 +11,12 @@ import (
 // lower lines only. It is a statement of policy; move a name with care, and say
 // why in the commit.
 var layers = [][]string{
-	{"cmd/nsqd", "cmd/mmapdump", "bench", "internal/nsqtest"},
+	{
+		"cmd/nsqd", "cmd/mmapdump", "bench", "internal/nsqtest",
+		"cmd/nsq_tail", "cmd/to_nsq", "cmd/nsq_to_nsq", "cmd/nsq_to_file", "cmd/nsq_to_http", "cmd/nsq_stat",
+		"internal/tool/tooltest",
+	},
+	{"internal/tool"},
 	{"engine", "lookupd", "client"},
 	{"engine/httpapi", "engine/netloop"},
 	{"engine/broker"},
