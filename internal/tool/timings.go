@@ -79,10 +79,12 @@ func NewStatusBoard(every int, destinations []string, l *log.Logger) *StatusBoar
 	return b
 }
 
-// Add notes a result of the destination with that index.
-func (b *StatusBoard) Add(destination int, d time.Duration) {
+// AddOne notes a result of the destination with that index.
+func (b *StatusBoard) AddOne(destination int, d time.Duration) {
 	if b.per != nil {
 		b.per[destination].Add(d)
 	}
-	b.all.Add(d)
 }
+
+// AddAll notes a result in the aggregate.
+func (b *StatusBoard) AddAll(d time.Duration) { b.all.Add(d) }
