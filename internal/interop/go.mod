@@ -4,6 +4,8 @@ go 1.26
 
 require github.com/nsqio/go-nsq v1.1.0
 
+require github.com/klauspost/compress v1.20.3 // indirect
+
 require (
 	github.com/BurntSushi/toml v1.3.2 // indirect
 	github.com/blang/semver v3.5.1+incompatible // indirect
@@ -14,7 +16,8 @@ require (
 	github.com/mreiferson/go-options v1.0.0 // indirect
 	github.com/nsqio/go-diskqueue v1.1.0 // indirect
 	github.com/nsqio/nsq v1.3.0 // indirect
-	golang.org/x/sys v0.10.0 // indirect
+	github.com/zsqio/zsq v0.0.0
+	golang.org/x/sys v0.30.0 // indirect
 )
 
 replace github.com/judwhite/go-svc => github.com/mreiferson/go-svc v1.2.2-0.20210815184239-7a96e00010f6
@@ -27,3 +30,5 @@ tool (
 	github.com/nsqio/nsq/bench/bench_reader
 	github.com/nsqio/nsq/bench/bench_writer
 )
+
+replace github.com/zsqio/zsq => ../..
