@@ -9,8 +9,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/nsqio/go-nsq"
-
+	nsq "github.com/zsqio/zsq/client"
 	"github.com/zsqio/zsq/internal/tool"
 	"github.com/zsqio/zsq/internal/tool/tooltest"
 )

@@ -8,8 +8,7 @@ import (
 	"regexp"
 	"time"
 
-	"github.com/nsqio/go-nsq"
-
+	nsq "github.com/zsqio/zsq/client"
 	"github.com/zsqio/zsq/internal/tool"
 )
 

@@ -11,7 +11,8 @@ import (
 	"time"
 
 	"github.com/klauspost/compress/gzip"
-	"github.com/nsqio/go-nsq"
+
+	nsq "github.com/zsqio/zsq/client"
 )
 
 const (

@@ -13,7 +13,8 @@ import (
 	"time"
 
 	"github.com/klauspost/compress/gzip"
-	"github.com/nsqio/go-nsq"
+
+	nsq "github.com/zsqio/zsq/client"
 )
 
 // A bench is a fileWriter without a consumer, on a clock of the test's.

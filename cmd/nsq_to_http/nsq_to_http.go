@@ -7,8 +7,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/nsqio/go-nsq"
-
+	nsq "github.com/zsqio/zsq/client"
 	"github.com/zsqio/zsq/internal/tool"
 )
 

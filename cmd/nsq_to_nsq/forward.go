@@ -5,8 +5,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/nsqio/go-nsq"
-
+	nsq "github.com/zsqio/zsq/client"
 	"github.com/zsqio/zsq/internal/tool"
 )
 

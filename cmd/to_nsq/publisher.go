@@ -9,7 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/nsqio/go-nsq"
+	nsq "github.com/zsqio/zsq/client"
 )
 
 const (

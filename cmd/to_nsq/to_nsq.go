@@ -6,8 +6,7 @@ import (
 	"slices"
 	"time"
 
-	"github.com/nsqio/go-nsq"
-
+	nsq "github.com/zsqio/zsq/client"
 	"github.com/zsqio/zsq/internal/tool"
 )
 

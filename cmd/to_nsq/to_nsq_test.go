@@ -13,8 +13,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nsqio/go-nsq"
-
+	nsq "github.com/zsqio/zsq/client"
 	"github.com/zsqio/zsq/internal/tool"
 	"github.com/zsqio/zsq/internal/tool/tooltest"
 )

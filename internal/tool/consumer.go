@@ -1,6 +1,6 @@
 package tool
 
-import "github.com/nsqio/go-nsq"
+import nsq "github.com/zsqio/zsq/client"
 
 // NewConsumer returns a consumer that logs to the tool's standard error. It is
 // not connected yet.

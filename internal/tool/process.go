@@ -10,8 +10,9 @@ import (
 	"os/signal"
 	"syscall"
 
-	"github.com/nsqio/go-nsq"
 	"golang.org/x/term"
+
+	nsq "github.com/zsqio/zsq/client"
 )
 
 // Version is the release of upstream's tools whose flags and output ours have.
