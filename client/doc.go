@@ -24,7 +24,7 @@
 //
 // # Limits
 //
-// A connection's outbox holds about 1 MiB before publishers wait, a producer
+// A connection's outbox holds about 256 KiB before publishers wait, a producer
 // holds 16,384 publishes that are not completed, and a frame is read in steps
 // that grow with what has arrived, never with what its header promises.
 package nsq

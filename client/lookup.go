@@ -199,12 +199,7 @@ func (r *Consumer) mayConnect(addr string) (wait time.Duration, ok bool) {
 	if r.connecting[addr] != nil || r.connections[addr] != nil {
 		return 0, false
 	}
-	if a := r.known[addr]; a != nil && a.failures > 0 {
-		if wait := time.Until(a.last.Add(a.delay(r.config.LookupdPollInterval))); wait > 0 {
-			return wait, true
-		}
-	}
-	return 0, true
+	return r.known[addr].wait(), true
 }
 
 // askAll returns the nsqds that any nsqlookupd names, sorted, and how many of the

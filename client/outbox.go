@@ -10,11 +10,11 @@ import (
 
 const (
 	// outboxFull is when publishers begin to wait.
-	outboxFull = 1 << 20
+	outboxFull = 256 << 10
 	// writeStep is the most that one write deadline stands for.
 	writeStep = 256 << 10
 	// outboxKept is the largest buffer that is kept between flushes.
-	outboxKept = 256 << 10
+	outboxKept = 512 << 10
 )
 
 // An outbox collects what a connection has to say and writes it, all of it with
@@ -118,14 +118,17 @@ func (o *outbox) append(p []byte, cmds ...*Command) error {
 func (o *outbox) flush() error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	for end := o.appended; o.err == nil && o.written < end; {
-		if o.flushing {
+	for end := o.appended; o.written < end; {
+		switch {
+		case o.flushing:
 			o.cond.Wait()
-			continue
+		case o.err != nil:
+			return o.err
+		default:
+			o.flushLocked()
 		}
-		o.flushLocked()
 	}
-	return o.err
+	return nil
 }
 
 // flushLocked takes what is there and writes it; meanwhile the lock is free. The
@@ -137,7 +140,9 @@ func (o *outbox) flushLocked() {
 	err := o.write(batch)
 	o.mu.Lock()
 	o.flushing = false
-	o.written += uint64(len(batch))
+	if err == nil {
+		o.written += uint64(len(batch))
+	}
 	if cap(batch) <= outboxKept {
 		o.spare = batch[:0]
 	}

@@ -112,12 +112,12 @@ func (r *Consumer) connectTo(addr string, direct bool) error {
 	r.mu.Lock()
 	delete(r.connecting, addr)
 	switch {
-	case r.stopped || p.gone || ctx.Err() != nil:
+	case r.stopped:
+		err = errConsumerStopped
+	case ctx.Err() != nil: // DisconnectFromNSQD
 		err = ErrNotConnected
-		if r.stopped {
-			err = errConsumerStopped
-		}
-		r.failedLocked(addr)
+	case p.gone: // it was connected, for a moment
+		r.lostLocked(p)
 	default:
 		r.connections[addr] = p
 		p.connected = time.Now()
@@ -215,21 +215,27 @@ func (r *Consumer) onClose(p *peer) {
 	}
 	delete(r.connections, addr)
 	left := len(r.connections)
-	if time.Since(p.connected) < steadyAfter {
-		r.failedLocked(addr)
-	} else if a := r.known[addr]; a != nil {
-		a.failures = 0
-	}
-	_, direct := r.direct[addr]
 	stopped := r.stopped
-	if !stopped && direct {
-		r.work.Go(func() { r.reconnect(addr) })
+	if !stopped {
+		r.lostLocked(p)
 	}
 	r.mu.Unlock()
 	r.logf(LogLevelWarning, "there are %d connections left alive", left)
 	if stopped {
 		r.stopHandlersIfAlone()
-		return
+	}
+}
+
+// lostLocked sees to it that a connection is made again.
+func (r *Consumer) lostLocked(p *peer) {
+	addr := p.c.addr
+	if time.Since(p.connected) < steadyAfter || p.connected.IsZero() {
+		r.failedLocked(addr)
+	} else if a := r.known[addr]; a != nil {
+		a.failures, a.next = 0, time.Time{}
+	}
+	if _, direct := r.direct[addr]; direct {
+		r.work.Go(func() { r.reconnect(addr) })
 	}
 	r.lookup.look()
 }
@@ -238,7 +244,7 @@ func (r *Consumer) onClose(p *peer) {
 func (r *Consumer) reconnect(addr string) {
 	for {
 		r.mu.Lock()
-		delay := r.known[addr].delay(r.config.LookupdPollInterval)
+		delay := r.known[addr].wait()
 		r.mu.Unlock()
 		r.logf(LogLevelInfo, "(%s) re-connecting in %s", addr, delay)
 		timer := time.NewTimer(delay)
@@ -275,24 +281,26 @@ const (
 // attempts remembers how connecting to an address has gone.
 type attempts struct {
 	failures int
-	last     time.Time
+	next     time.Time // leave it alone until then
 }
 
-// failedLocked counts a failure of an address that is still wanted.
+// failedLocked counts a failure of an address that is still wanted. Each one makes
+// the wait before the next attempt longer: at random between half and the whole of
+// a time that doubles, up to the interval of polls.
 func (r *Consumer) failedLocked(addr string) {
-	if a := r.known[addr]; a != nil {
-		a.failures++
-		a.last = time.Now()
+	a := r.known[addr]
+	if a == nil {
+		return
 	}
+	d := min(firstDelay<<min(a.failures, 20), r.config.LookupdPollInterval)
+	a.failures++
+	a.next = time.Now().Add(d/2 + rand.N(d/2+1))
 }
 
-// delay returns how long to wait before the next attempt: at random between half
-// and the whole of a time that doubles, up to limit.
-func (a *attempts) delay(limit time.Duration) time.Duration {
-	d := firstDelay
-	if a != nil {
-		d <<= min(max(0, a.failures-1), 20)
+// wait returns how long to leave the address alone.
+func (a *attempts) wait() time.Duration {
+	if a == nil {
+		return 0
 	}
-	d = max(min(d, limit), time.Millisecond)
-	return d/2 + rand.N(d/2+1)
+	return max(0, time.Until(a.next))
 }

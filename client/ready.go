@@ -26,20 +26,22 @@ const (
 	// probeBusy is the time between two probes while others are busy, and
 	// probeQuiet while none is.
 	probeBusy, probeQuiet = 250 * time.Millisecond, 20 * time.Millisecond
+	// settle is the time between two looks while one has to be given back.
+	settle = 4 * time.Millisecond
 	// turn is how long one of too many busy connections keeps what it got.
 	turn = time.Second
 )
 
 // ready decides how many messages each connection may have in flight.
 //
-// Invariant: the ready counts of all connections sum up to the consumer's maximum
-// at most, at every moment; whoever gets less is told first.
+// Invariant: what all connections hold, or may be sent, sums up to the consumer's
+// maximum at most. What is taken from one is therefore given to another only when
+// its messages are answered, and those that may be on their way have had the time
+// to arrive. (Only a maximum that is lowered lies below what is in flight already.)
 //
 // With enough for all, every connection has the same share. With more connections
 // than the maximum, those that have messages share it, and one at a time of the
-// others is probed with a ready count of one. What is taken from a connection is
-// given to another only after the messages that may be on their way have had the
-// time to arrive.
+// others is probed with a ready count of one.
 //
 // Backing off, the maximum is 0 while the consumer waits, and 1 after that, until
 // a single message has shown how things go.
@@ -204,14 +206,13 @@ func (s *ready) deal(now time.Time) time.Duration {
 	if tight {
 		return min(s.takeTurns(now, live, budget), s.r.config.RDYRedistributeInterval)
 	}
+	t := &turns{now: now, next: s.r.config.RDYRedistributeInterval}
 	for _, p := range live {
 		p.target = s.even(budget, len(live))
 	}
 	s.lower(now, live)
-	for _, p := range live {
-		s.set(p, p.target, now)
-	}
-	return s.r.config.RDYRedistributeInterval
+	s.raise(t, live, s.free(t, live, budget))
+	return t.next
 }
 
 // lower takes from those that have more than their target.
@@ -240,19 +241,26 @@ func (s *ready) set(p *peer, count int64, now time.Time) {
 	p.c.SetRDY(count)
 	switch {
 	case count < was:
-		p.held, p.heldUntil = was, now.Add(p.flight())
+		p.held = was
+		p.heldUntil = now.Add(p.flight())
 	case was == 0:
 		p.since = now
 	}
 }
 
-// flight is how long a message may be on its way after a ready count is sent.
+// flight is how long a message may be on its way after a ready count is sent: there
+// and back, and a margin for busy servers. It is small for a connection that was
+// only probed, since the next probe waits for it.
 func (p *peer) flight() time.Duration {
 	rtt := time.Duration(p.rtt.Load())
 	if rtt == 0 {
 		rtt = 10 * time.Millisecond
 	}
-	return min(2*rtt+time.Millisecond, 500*time.Millisecond)
+	margin := 5 * time.Millisecond
+	if p.held == 1 && !p.warm.Load() {
+		margin = time.Millisecond
+	}
+	return min(2*rtt+margin, 500*time.Millisecond)
 }
 
 // holds is how many messages the connection has, or may have soon.
@@ -272,40 +280,54 @@ func (s *ready) takeTurns(now time.Time, live []*peer, budget int64) time.Durati
 	s.shareOut(t, budget-probes)
 	s.lower(now, live)
 
-	free := budget
-	for _, p := range live {
-		if s.level.Load() > 0 {
-			free -= p.c.RDY() // what is still being handled says nothing of now
-		} else {
-			free -= p.holds(now)
-		}
-		if now.Before(p.heldUntil) {
-			t.until(p.heldUntil)
-		}
-	}
-	for _, p := range t.warm {
-		if p.c.RDY() >= p.target {
-			continue
-		}
-		if add := min(p.target-max(p.c.RDY(), p.holds(now)), free); add > 0 {
-			free -= add
-			s.set(p, max(p.c.RDY(), p.holds(now))+add, now)
-		}
-		if p.c.RDY() < p.target {
-			t.until(now.Add(5 * time.Millisecond))
-		}
-	}
+	free := s.raise(t, t.warm, s.free(t, live, budget))
 	s.probe(t, live, min(free, probes))
 	return t.next
 }
 
-// turns is one look at the connections that take turns.
+// free is what is left of the budget. What is on its way to us is not.
+func (s *ready) free(t *turns, live []*peer, budget int64) int64 {
+	for _, p := range live {
+		if s.level.Load() > 0 {
+			budget -= p.c.RDY() // what is still being handled says nothing of now
+			continue
+		}
+		budget -= p.holds(t.now)
+		if t.now.Before(p.heldUntil) {
+			t.until(p.heldUntil)
+		}
+	}
+	return budget
+}
+
+// raise gives to those that have less than their target, and returns what is left.
+// What a connection holds anyway it can have as its ready count.
+func (s *ready) raise(t *turns, peers []*peer, free int64) int64 {
+	for _, p := range peers {
+		target := min(p.target, p.c.MaxRDY())
+		if p.c.RDY() >= target {
+			continue
+		}
+		holds := p.holds(t.now)
+		if s.level.Load() > 0 {
+			holds = p.c.RDY()
+		}
+		add := max(0, min(target-holds, free))
+		free -= add
+		s.set(p, min(target, holds+add), t.now)
+		if p.c.RDY() < target {
+			t.until(t.now.Add(settle))
+		}
+	}
+	return free
+}
+
+// turns is one look at the connections.
 type turns struct {
 	now        time.Time
 	next       time.Duration // until the next look
 	warm, cold []*peer       // with and without messages of late
 	busy       bool          // one of the warm ones is busy
-	found      bool          // a probe has found messages
 }
 
 // until makes the next look happen at that time, if not before.
@@ -320,8 +342,8 @@ func (s *ready) sort(t *turns, live []*peer) {
 		quiet := t.now.Sub(p.c.LastMessageTime())
 		warm := occupied || p.received.Load() && quiet < s.r.config.LowRdyIdleTimeout
 		if warm && !p.warm.Load() {
-			t.found = true
 			s.dwell, s.fruitless = dwellMin, 0
+			s.nextProbe = t.now.Add(probeQuiet)
 		}
 		p.warm.Store(warm)
 		if warm {
@@ -371,18 +393,18 @@ func (s *ready) probes(t *turns, budget int64) int64 {
 		if t.busy {
 			wait = probeBusy
 		}
-		if t.found {
-			wait = 0
-		}
 		s.nextProbe = t.now.Add(wait)
 	case !s.probing && !t.now.Before(s.nextProbe):
 		s.probing, s.granted = true, false
 	}
-	if s.probing {
-		return 1
+	if !s.probing {
+		t.until(s.nextProbe)
+		return 0
 	}
-	t.until(s.nextProbe)
-	return 0
+	if !s.granted {
+		t.until(t.now.Add(settle)) // until the busy ones have given one back
+	}
+	return 1
 }
 
 // shareOut sets the targets of the connections that have messages. If there are
