@@ -4,7 +4,11 @@ go 1.26
 
 require github.com/nsqio/go-nsq v1.1.0
 
-require github.com/klauspost/compress v1.20.3 // indirect
+require (
+	github.com/bitly/go-hostpool v0.1.0 // indirect
+	github.com/bitly/timer_metrics v1.0.0 // indirect
+	github.com/klauspost/compress v1.20.3 // indirect
+)
 
 require (
 	github.com/BurntSushi/toml v1.3.2 // indirect
@@ -25,7 +29,11 @@ replace github.com/judwhite/go-svc => github.com/mreiferson/go-svc v1.2.2-0.2021
 tool (
 	github.com/nsqio/nsq/apps/nsq_stat
 	github.com/nsqio/nsq/apps/nsq_tail
+	github.com/nsqio/nsq/apps/nsq_to_file
+	github.com/nsqio/nsq/apps/nsq_to_http
+	github.com/nsqio/nsq/apps/nsq_to_nsq
 	github.com/nsqio/nsq/apps/nsqd
+	github.com/nsqio/nsq/apps/nsqlookupd
 	github.com/nsqio/nsq/apps/to_nsq
 	github.com/nsqio/nsq/bench/bench_reader
 	github.com/nsqio/nsq/bench/bench_writer
