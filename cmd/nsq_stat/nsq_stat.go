@@ -36,9 +36,9 @@ func (c *count) String() string {
 }
 
 // Set parses the number.
-func (c *count) Set(s string) (err error) {
-	c.n, err = strconv.Atoi(s)
-	c.set = err == nil
+func (c *count) Set(s string) error {
+	n, err := strconv.ParseInt(s, 10, 64)
+	c.n, c.set = int(n), err == nil
 	return err
 }
 

@@ -25,7 +25,7 @@ import (
 )
 
 // patience bounds every wait; a test that passes does not wait for it.
-const patience = 30 * time.Second
+const patience = 20 * time.Second
 
 // binaries is where TestMain's process keeps what it builds: "ours" and
 // "upstream" below it.
@@ -70,13 +70,14 @@ func build(dir, side string, pkgs []string) error {
 // sides are whose tools there are to compare.
 var sides = []string{"upstream", "ours"}
 
-// command returns a side's program, ready to start. It is killed with the test.
+// command returns a side's program, ready to start. It is killed with the test,
+// or when it takes too long.
 func command(t testing.TB, side, name string, args ...string) *exec.Cmd {
 	t.Helper()
 	if err := built(); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*patience)
 	t.Cleanup(cancel)
 	return exec.CommandContext(ctx, filepath.Join(binaries, side, name), args...)
 }
@@ -93,12 +94,18 @@ func run(t testing.TB, side, name, stdin string, args ...string) result {
 	cmd := command(t, side, name, args...)
 	var out, errs bytes.Buffer
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(stdin), &out, &errs
+	timer := time.AfterFunc(patience, func() { cmd.Cancel() })
+	defer timer.Stop()
 	err := cmd.Run()
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) {
 		t.Fatal(err)
 	}
-	return result{cmd.ProcessState.ExitCode(), out.String(), errs.String()}
+	if code := cmd.ProcessState.ExitCode(); code >= 0 {
+		return result{code, out.String(), errs.String()}
+	}
+	t.Errorf("%s %s %q does not end", side, name, args)
+	return result{-1, out.String(), errs.String()}
 }
 
 // start starts a program; its output is shown when the test fails.
