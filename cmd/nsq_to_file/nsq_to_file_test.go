@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"testing"
 
+	nsq "github.com/zsqio/zsq/client"
 	"github.com/zsqio/zsq/internal/tool"
 	"github.com/zsqio/zsq/internal/tool/tooltest"
 )
@@ -110,6 +111,44 @@ func TestHangUpAndStop(t *testing.T) {
 			}
 			b.Settles(t, "t", "nsq_to_file", "finished", tooltest.Finished(3))
 		})
+	}
+}
+
+// TestManyAttempts shows that a message is written however often it was held by
+// somebody else before.
+func TestManyAttempts(t *testing.T) {
+	b, out := tooltest.StartBroker(t), t.TempDir()
+	b.Create(t, "t", "nsq_to_file")
+	b.Publish(t, "t", "line")
+	config := nsq.NewConfig()
+	config.MaxAttempts = 0
+	c, err := nsq.NewConsumer("t", "nsq_to_file", config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.SetLoggerLevel(nsq.LogLevelError)
+	tenth := make(chan struct{})
+	c.AddHandler(nsq.HandlerFunc(func(m *nsq.Message) error {
+		if m.Attempts == 10 {
+			c.ChangeMaxInFlight(0)
+			close(tenth)
+		}
+		m.RequeueWithoutBackoff(0)
+		return nil
+	}))
+	if err := c.ConnectToNSQD(b.TCP); err != nil {
+		t.Fatal(err)
+	}
+	<-tenth
+	tool.StopConsumers([]*nsq.Consumer{c})
+	r := tooltest.Start(t, "nsq_to_file", run, nil, "--topic=t", "--nsqd-tcp-address="+b.TCP, "--output-dir="+out, "--sync-interval=5ms")
+	b.Settles(t, "t", "nsq_to_file", "finished", func(ch tool.ChannelStats) bool {
+		return ch.Depth == 0 && ch.InFlightCount == 0 && ch.DeferredCount == 0
+	})
+	r.Signal(syscall.SIGTERM)
+	r.Wait(t)
+	if got := text(t, out); got != "line\n" {
+		t.Errorf("wrote %q", got)
 	}
 }
 

@@ -71,6 +71,10 @@ func (o *options) define(fs *flag.FlagSet) {
 	fs.StringVar(&o.logPrefix, "log-prefix", "[nsq_to_file] ", "log message prefix")
 	o.sources.Define(fs)
 	o.config = nsq.NewConfig()
+	// The client gives a message up after five attempts, which here means that a
+	// line that five killed processes had in flight is lost. An option may bring
+	// the limit back.
+	o.config.MaxAttempts = 0
 	fs.Var(tool.ClientOption(o.config), "consumer-opt", "`name,value` of an option of the client's consumer (may be given multiple times)")
 }
 
