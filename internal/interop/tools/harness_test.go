@@ -25,7 +25,7 @@ import (
 )
 
 // patience bounds every wait; a test that passes does not wait for it.
-const patience = 20 * time.Second
+const patience = 40 * time.Second
 
 // binaries is where TestMain's process keeps what it builds: "ours" and
 // "upstream" below it.
