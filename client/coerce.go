@@ -47,11 +47,7 @@ func coerce(v any, typ reflect.Type) (reflect.Value, error) {
 		}
 		out.SetInt(n)
 	case *uint16:
-		var n int64
-		if n, err = coerceInt(v); err == nil && (n < 0 || n > math.MaxUint16) {
-			err = errValueRange
-		}
-		out.SetUint(uint64(n))
+		*p, err = coerceUint16(v)
 	default:
 		panic("BUG: nsq: no coercion to " + typ.String())
 	}
@@ -94,6 +90,21 @@ func coerceInt(v any) (int64, error) {
 		return 0, errValueType
 	}
 	return n, err
+}
+
+func coerceUint16(v any) (uint16, error) {
+	if s, ok := v.(string); ok {
+		n, err := strconv.ParseUint(s, 10, 64)
+		if err == nil && n > math.MaxUint16 {
+			err = errValueRange
+		}
+		return uint16(n), err
+	}
+	n, err := coerceInt(v)
+	if err == nil && (n < 0 || n > math.MaxUint16) {
+		err = errValueRange
+	}
+	return uint16(n), err
 }
 
 func coerceBool(v any) (bool, error) {

@@ -7,6 +7,7 @@ import (
 	"os"
 	"reflect"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -83,7 +84,9 @@ type Config struct {
 	//
 	// The server's certificate is checked against the host of the address that
 	// is connected to; the TlsConfig's own ServerName is not used.
-	TlsV1     bool        `opt:"tls_v1"`
+	//lint:ignore ST1003 go-nsq's name
+	TlsV1 bool `opt:"tls_v1"`
+	//lint:ignore ST1003 go-nsq's name
 	TlsConfig *tls.Config `opt:"tls_config"`
 
 	// Deflate or Snappy asks for compression, which runs inside TLS.
@@ -141,7 +144,7 @@ func NewConfig() *Config {
 }
 
 // options lists the fields that Set knows.
-func options() []reflect.StructField {
+var options = sync.OnceValue(func() []reflect.StructField {
 	var fields []reflect.StructField
 	for _, f := range reflect.VisibleFields(reflect.TypeFor[Config]()) {
 		if f.Tag.Get("opt") != "" {
@@ -149,7 +152,7 @@ func options() []reflect.StructField {
 		}
 	}
 	return fields
-}
+})
 
 func (c *Config) mustBeOurs() {
 	if c.origin == nil {

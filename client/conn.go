@@ -23,7 +23,8 @@ type IdentifyResponse struct {
 
 // AuthResponse is what a server says when it accepts a secret.
 type AuthResponse struct {
-	Identity        string `json:"identity"`
+	Identity string `json:"identity"`
+	//lint:ignore ST1003 go-nsq's name
 	IdentityUrl     string `json:"identity_url"`
 	PermissionCount int64  `json:"permission_count"`
 }

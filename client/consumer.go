@@ -181,6 +181,8 @@ func (r *Consumer) SetBehaviorDelegate(cb interface{}) {
 
 // SetLookupdHttpClient sets the client that asks nsqlookupds; nil is the default
 // one. It applies to later queries.
+//
+//lint:ignore ST1003 go-nsq's name
 func (r *Consumer) SetLookupdHttpClient(httpclient *http.Client) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

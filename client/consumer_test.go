@@ -582,12 +582,6 @@ func (l *lookupd) set(change func()) {
 	change()
 }
 
-func (l *lookupd) asked() int {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return len(l.requests)
-}
-
 // TestLookupd finds nsqds through several nsqlookupds, as they appear.
 func TestLookupd(t *testing.T) {
 	one := newFake(t, func(c *fakeConn) { c.subscribed(); c.cls() })

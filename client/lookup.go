@@ -108,6 +108,10 @@ func (r *Consumer) DisconnectFromNSQLookupd(addr string) error {
 // lookupEndpoint makes the URL to query of a host:port, or of a URL that may have
 // a path and parameters of its own.
 func lookupEndpoint(addr, topic string) (string, error) {
+	return endpoint(addr, "/lookup", url.Values{"topic": {topic}})
+}
+
+func endpoint(addr, path string, query url.Values) (string, error) {
 	if !strings.Contains(addr, "://") {
 		addr = "http://" + addr
 	}
@@ -119,13 +123,15 @@ func lookupEndpoint(addr, topic string) (string, error) {
 		return "", errors.New("missing port")
 	}
 	if u.Path == "" || u.Path == "/" {
-		u.Path = "/lookup"
+		u.Path = path
 	}
 	params, err := url.ParseQuery(u.RawQuery)
 	if err != nil {
 		return "", err
 	}
-	params.Set("topic", topic)
+	for name, values := range query {
+		params[name] = values
+	}
 	u.RawQuery = params.Encode()
 	return u.String(), nil
 }
@@ -210,7 +216,7 @@ func (r *Consumer) askAll(endpoints []string) (found []string, answered int) {
 	for _, endpoint := range endpoints {
 		asks.Go(func() {
 			r.logf(LogLevelInfo, "querying nsqlookupd %s", endpoint)
-			addrs, err := r.ask(endpoint)
+			addrs, err := ask(r.serving, r.lookupClient(), r.config, endpoint)
 			if err == errNoSuchTopic {
 				r.logf(LogLevelInfo, "nsqlookupd (%s) knows no nsqd with this topic", endpoint)
 				err = nil
@@ -235,18 +241,22 @@ func (r *Consumer) askAll(endpoints []string) (found []string, answered int) {
 var errNoSuchTopic = errors.New("nsq: topic not found")
 
 // ask queries one nsqlookupd.
-func (r *Consumer) ask(endpoint string) ([]string, error) {
-	ctx, cancel := context.WithTimeout(r.serving, r.lookupTimeout())
+func ask(ctx context.Context, client *http.Client, cfg *Config, endpoint string) ([]string, error) {
+	limit := cfg.LookupdPollTimeout
+	if limit <= 0 {
+		limit = time.Minute
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, endpoint, nil)
 	if err != nil {
 		return nil, err
 	}
 	req.Header.Set("Accept", "application/vnd.nsq; version=1.0")
-	if r.config.AuthSecret != "" && r.config.LookupdAuthorization {
-		req.Header.Set("Authorization", "Bearer "+r.config.AuthSecret)
+	if cfg.AuthSecret != "" && cfg.LookupdAuthorization {
+		req.Header.Set("Authorization", "Bearer "+cfg.AuthSecret)
 	}
-	resp, err := r.lookupClient().Do(req)
+	resp, err := client.Do(req)
 	if err != nil {
 		return nil, err
 	}
@@ -263,13 +273,6 @@ func (r *Consumer) ask(endpoint string) ([]string, error) {
 	return parseLookup(body, resp.Header.Get("X-NSQ-Content-Type") == "nsq; version=1.0")
 }
 
-func (r *Consumer) lookupTimeout() time.Duration {
-	if d := r.config.LookupdPollTimeout; d > 0 {
-		return d
-	}
-	return time.Minute
-}
-
 // lookupClient returns the program's client, or one that keeps its connections
 // until the consumer stops.
 func (r *Consumer) lookupClient() *http.Client {
@@ -279,11 +282,16 @@ func (r *Consumer) lookupClient() *http.Client {
 		return r.lookup.client
 	}
 	if r.lookup.own == nil {
-		transport := http.DefaultTransport.(*http.Transport).Clone()
-		r.lookup.own = &http.Client{Transport: transport}
-		context.AfterFunc(r.ctx, transport.CloseIdleConnections)
+		r.lookup.own = ownClient(r.ctx)
 	}
 	return r.lookup.own
+}
+
+// ownClient returns a client whose connections end with ctx.
+func ownClient(ctx context.Context) *http.Client {
+	transport := http.DefaultTransport.(*http.Transport).Clone()
+	context.AfterFunc(ctx, transport.CloseIdleConnections)
+	return &http.Client{Transport: transport}
 }
 
 // parseLookup takes the nsqds' addresses out of an answer, which old nsqlookupds

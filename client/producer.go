@@ -74,7 +74,7 @@ func NewProducer(addr string, config *Config) (*Producer, error) {
 		done:   make(chan struct{}),
 	}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
-	p.results.init()
+	p.results.init(p.resultSent)
 	standard(&p.log)
 	return p, nil
 }

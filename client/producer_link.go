@@ -20,6 +20,7 @@ type link struct {
 
 	pending queue                  // guarded by conn.out.mu, so that it has the outbox's order
 	waiting int                    // goroutines in awaitRoom; guarded by conn.out.mu
+	blocked atomic.Bool            // waiting > 0, for those who do not have the lock
 	scratch []*ProducerTransaction // the reader's
 }
 
@@ -61,7 +62,11 @@ func (l *link) awaitRoom(ctx context.Context, tx *ProducerTransaction) error {
 	stop := context.AfterFunc(ctx, l.wakeWaiting)
 	defer stop()
 	l.waiting++
-	defer func() { l.waiting-- }()
+	l.blocked.Store(true)
+	defer func() {
+		l.waiting--
+		l.blocked.Store(l.waiting > 0)
+	}()
 	for l.full(tx) && o.err == nil && !o.ending {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -69,6 +74,16 @@ func (l *link) awaitRoom(ctx context.Context, tx *ProducerTransaction) error {
 		o.cond.Wait()
 	}
 	return nil
+}
+
+// resultSent lets publishers go on that wait because results were not taken.
+func (w *Producer) resultSent() {
+	if left := w.results.backlog.Load(); left != pendingMax/2 && left != 0 {
+		return
+	}
+	if l := w.link.Load(); l != nil && l.blocked.Load() {
+		l.wakeWaiting()
+	}
 }
 
 // wakeWaiting lets publishers look for room again.
@@ -123,7 +138,7 @@ func (tx *ProducerTransaction) complete(p *Producer, err error) {
 		tx.notify(err)
 	case tx.done != nil:
 		tx.Error = err
-		p.results.deliver(p, tx)
+		p.results.deliver(tx)
 	}
 }
 
@@ -212,38 +227,40 @@ type results struct {
 	waiting queue
 	sending bool
 	backlog atomic.Int64 // waiting, and the one being sent
+	sent    func()       // called after each send
 }
 
-func (r *results) init() { r.idle.L = &r.mu }
+func (r *results) init(sent func()) {
+	r.idle.L = &r.mu
+	r.sent = sent
+}
 
-func (r *results) deliver(p *Producer, tx *ProducerTransaction) {
+func (r *results) deliver(tx *ProducerTransaction) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if !r.sending {
 		select {
 		case tx.done <- tx:
+			r.sent()
 			return
 		default:
 		}
 		r.sending = true
-		go r.send(p)
+		go r.send()
 	}
 	r.waiting.push(tx)
 	r.backlog.Add(1)
 }
 
-func (r *results) send(p *Producer) {
+func (r *results) send() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for r.waiting.len() > 0 {
 		tx := r.waiting.pop()
 		r.mu.Unlock()
 		tx.done <- tx
-		if left := r.backlog.Add(-1); left == pendingMax/2 || left == 0 {
-			if l := p.link.Load(); l != nil {
-				l.wakeWaiting()
-			}
-		}
+		r.backlog.Add(-1)
+		r.sent()
 		r.mu.Lock()
 	}
 	r.sending = false
@@ -257,4 +274,22 @@ func (r *results) stop() {
 	for r.sending {
 		r.idle.Wait()
 	}
+}
+
+// drain waits until nothing is pending.
+func (l *link) drain(ctx context.Context) error {
+	o := &l.conn.out
+	stop := context.AfterFunc(ctx, l.wakeWaiting)
+	defer stop()
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	l.waiting++
+	defer func() { l.waiting-- }()
+	for l.pending.len() > 0 {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		o.cond.Wait()
+	}
+	return nil
 }

@@ -143,8 +143,8 @@ var (
 	_ = AuthResponse{"", "", int64(0)}
 	_ = ConsumerStats{uint64(0), uint64(0), uint64(0), int(0)}
 	_ = ConfigFlag{(*Config)(nil)}
-	_ = ErrIdentify{""} == ErrIdentify{""}
-	_ = ErrProtocol{""} == ErrProtocol{""}
+	_ = ErrIdentify{"a"} == ErrIdentify{"b"}
+	_ = ErrProtocol{"a"} == ErrProtocol{"b"}
 	_ = Message{
 		ID: MessageID{}, Body: []byte(nil), Timestamp: int64(0), Attempts: uint16(0),
 		NSQDAddress: "", Delegate: MessageDelegate(nil),
