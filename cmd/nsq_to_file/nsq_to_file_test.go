@@ -59,7 +59,7 @@ func TestUsage(t *testing.T) {
 		t.Errorf("%q, want %q", stderr, want) // upstream logs it and waits for ever
 	}
 	_, stderr = tooltest.Expect(t, tool.ExitError, "nsq_to_file", run, "", "--nsqd-tcp-address=127.0.0.1:1", "--topic=t")
-	if !strings.HasPrefix(stderr, "") || !strings.HasSuffix(stderr, "connection refused\n") {
+	if !strings.HasSuffix(stderr, " FATAL: dial tcp 127.0.0.1:1: connect: connection refused\n") {
 		t.Errorf("%q", stderr)
 	}
 }
