@@ -211,7 +211,7 @@ func (s *ready) deal(now time.Time) time.Duration {
 		p.target = s.even(budget, len(live))
 	}
 	s.lower(now, live)
-	s.raise(t, live, s.free(t, live, budget))
+	s.raise(t, live, s.free(t, budget))
 	return t.next
 }
 
@@ -280,16 +280,23 @@ func (s *ready) takeTurns(now time.Time, live []*peer, budget int64) time.Durati
 	s.shareOut(t, budget-probes)
 	s.lower(now, live)
 
-	free := s.raise(t, t.warm, s.free(t, live, budget))
+	free := s.raise(t, t.warm, s.free(t, budget))
 	s.probe(t, live, min(free, probes))
 	return t.next
 }
 
-// free is what is left of the budget. What is on its way to us is not.
-func (s *ready) free(t *turns, live []*peer, budget int64) int64 {
-	for _, p := range live {
-		if s.level.Load() > 0 {
+// free is what is left of the budget. What is on its way to us is not, nor what a
+// closing connection waits for.
+func (s *ready) free(t *turns, budget int64) int64 {
+	for _, p := range s.peers {
+		switch {
+		case s.level.Load() > 0 && p.c.IsClosing():
+			continue
+		case s.level.Load() > 0:
 			budget -= p.c.RDY() // what is still being handled says nothing of now
+			continue
+		case p.c.IsClosing():
+			budget -= p.c.inFlight.Load()
 			continue
 		}
 		budget -= p.holds(t.now)
