@@ -134,7 +134,7 @@ func (p *Publisher) answer() {
 // job for the topic's writer. s is the calling shard, nil for a foreign caller,
 // whose deferred messages go to a shard by mail.
 func (b *Broker) fanout(t *Topic, v *view, refs []block.Ref, s *Shard) *job {
-	over := b.pool.Over()
+	m := b.memory()
 	if v == nil {
 		v = t.view.Load()
 		for v.hold != nil && !v.hold.gate.enter(int64(len(refs))) {
@@ -157,7 +157,7 @@ func (b *Broker) fanout(t *Topic, v *view, refs []block.Ref, s *Shard) *job {
 	}
 	if v.hold != nil {
 		v.hold.taken.Add(uint64(len(refs)))
-		n := v.hold.put(refs, over)
+		n := v.hold.put(refs, m)
 		if n < len(refs) && v.hold.ephemeral {
 			v.hold.gate.count.Add(-int64(len(refs) - n))
 		}
@@ -177,11 +177,11 @@ func (b *Broker) fanout(t *Topic, v *view, refs []block.Ref, s *Shard) *job {
 		if hasDue(refs) {
 			batch = b.deferSome(c, refs, s)
 			if len(batch) < len(refs) {
-				b.putLoose(c, batch, s, over)
+				b.putLoose(c, batch, s, m)
 				continue
 			}
 		}
-		n := c.q.put(batch, over)
+		n := c.q.put(batch, m)
 		overflow(c.q, n)
 		if n > 0 {
 			b.pushed(c, s)
@@ -251,11 +251,11 @@ func (b *Broker) deferSome(c *Channel, refs []block.Ref, s *Shard) []block.Ref {
 // putLoose puts messages that are in nobody's batch into the channel: what was
 // mixed with deferred ones, given back, timed out or has come due. They were
 // acknowledged before.
-func (b *Broker) putLoose(c *Channel, refs []block.Ref, s *Shard, over bool) {
+func (b *Broker) putLoose(c *Channel, refs []block.Ref, s *Shard, m memory) {
 	if len(refs) == 0 {
 		return
 	}
-	n := c.q.put(refs, over)
+	n := c.q.put(refs, m)
 	if n > 0 {
 		b.pushed(c, s)
 	}

@@ -38,6 +38,8 @@ type queue struct {
 	taken       atomic.Uint64 // messages that publishers have given to this queue
 	gate        gate          // of a queue that a topic holds back
 	refilling   atomic.Bool
+	draining    atomic.Bool             // aged messages are leaving the ring: nobody else pops or refills; set under mu
+	parked      atomic.Bool             // they have left it: no refill before a subscriber asks
 	dead        atomic.Bool             // deleted: pushes are drained by the deleter
 	owner       atomic.Pointer[Channel] // whose it is; nil: a topic holds it back
 
@@ -45,6 +47,33 @@ type queue struct {
 	mu     sync.Mutex
 	cursor *mmapqueue.Cursor // nil until something went to the backlog
 	left   []block.Ref       // read or given back, not yet in the ring
+
+	// The sweeper's: where the ring ended when a sweep last looked, and when.
+	mark   uint64
+	marked int64 // monotonic ns; 0: it was empty
+}
+
+// memory says how much of the budget for messages is left.
+type memory uint8
+
+const (
+	memoryPlenty memory = iota
+	memoryShort         // long queues overflow to disk, short ones go on: who made it short waits for the disk
+	memoryGone          // all queues overflow
+)
+
+// shortRing is how many messages a queue may hold in memory while that is short.
+const shortRing = 256
+
+func (b *Broker) memory() memory {
+	budget, used := b.pool.Budget(), b.pool.Used()
+	switch {
+	case budget <= 0 || used <= budget-budget/5:
+		return memoryPlenty
+	case used <= budget:
+		return memoryShort
+	}
+	return memoryGone
 }
 
 // ringWithoutMemory is how many messages may wait in memory on their way from
@@ -64,10 +93,15 @@ func (q *queue) init(b *Broker, ephemeral bool) {
 // put takes a prefix of refs into memory and returns its length; the rest is
 // already counted as outstanding and must be handed to the topic's writer,
 // unless the queue is ephemeral, whose overflow is the caller's to drop.
-func (q *queue) put(refs []block.Ref, over bool) int {
+func (q *queue) put(refs []block.Ref, m memory) int {
 	n := 0
-	if q.direct && !over && q.outstanding.Load() == 0 {
-		n = q.ring.TryPush(refs)
+	if q.direct && q.outstanding.Load() == 0 {
+		switch m {
+		case memoryPlenty:
+			n = q.ring.TryPush(refs)
+		case memoryShort:
+			n = q.ring.TryPush(refs[:min(len(refs), max(0, shortRing-q.ring.Len()))])
+		}
 	}
 	if n < len(refs) && !q.ephemeral {
 		if !q.spilled.Load() {
@@ -78,6 +112,17 @@ func (q *queue) put(refs []block.Ref, over bool) int {
 	}
 	return n
 }
+
+// pop takes messages from the ring for a subscriber.
+func (q *queue) pop(refs []block.Ref) int {
+	if q.draining.Load() {
+		return 0
+	}
+	return q.ring.TryPop(refs)
+}
+
+// waits reports whether pop would find something.
+func (q *queue) waits() bool { return q.ring.Len() > 0 && !q.draining.Load() }
 
 // depth returns how many messages wait, and how many of them on disk.
 func (q *queue) depth() (total, backend int64) {
@@ -92,8 +137,22 @@ func (q *queue) depth() (total, backend int64) {
 
 // wantsRefill reports whether the refiller should run: something is out and
 // the ring has run low.
-func (q *queue) wantsRefill() bool {
-	return q.outstanding.Load() > 0 && q.ring.Len() <= q.limit/2
+func (q *queue) wantsRefill(m memory) bool {
+	limit, _ := q.share(m)
+	return q.outstanding.Load() > 0 && q.ring.Len() <= limit/2
+}
+
+// share returns how many messages the ring may hold when the refiller brings
+// them, and how many one step may bring. There is always room for some: a queue
+// that is drained from disk must come to its end however short memory is.
+func (q *queue) share(m memory) (limit, step int) {
+	switch m {
+	case memoryShort:
+		return min(q.limit, shortRing), refillBatch / 8
+	case memoryGone:
+		return min(q.limit, shortRing/8), refillBatch / 32
+	}
+	return q.limit, refillBatch
 }
 
 // refillBatch bounds what one step of a refiller moves.
@@ -111,16 +170,17 @@ func (q *queue) refill(b *Broker, wake func()) {
 		q.refilling.Store(false)
 		// Whoever asked between the last step and the store was turned away
 		// by the flag: look once more.
-		if !q.canRefill() || !q.refilling.CompareAndSwap(false, true) {
+		if !q.canRefill(b.memory()) || !q.refilling.CompareAndSwap(false, true) {
 			return
 		}
 	}
 }
 
-func (q *queue) canRefill() bool {
+func (q *queue) canRefill(m memory) bool {
+	limit, _ := q.share(m)
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if q.dead.Load() || q.ring.Len() >= q.limit {
+	if q.dead.Load() || q.draining.Load() || q.ring.Len() >= limit {
 		return false
 	}
 	return len(q.left) > 0 || q.cursor != nil && q.cursor.Depth() > 0
@@ -129,8 +189,9 @@ func (q *queue) canRefill() bool {
 func (q *queue) refillStep(b *Broker) (moved int) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	room := min(q.limit-q.ring.Len(), refillBatch)
-	if room <= 0 || q.dead.Load() {
+	limit, step := q.share(b.memory())
+	room := min(limit-q.ring.Len(), step)
+	if room <= 0 || q.dead.Load() || q.draining.Load() {
 		return 0
 	}
 	if len(q.left) < room && q.cursor != nil && q.cursor.Depth() > 0 {
