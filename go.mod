@@ -12,6 +12,7 @@ require (
 	github.com/prometheus/client_model v0.6.3
 	github.com/valyala/bytebufferpool v1.0.0
 	golang.org/x/sys v0.48.0
+	golang.org/x/term v0.29.0
 	google.golang.org/protobuf v1.36.12
 )
 

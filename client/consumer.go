@@ -64,6 +64,10 @@ type Consumer struct {
 	log     logging
 	inbox   inbox
 
+	// unhandled counts messages that were received and that no handler has got
+	// yet. The readers add, the handlers' goroutines subtract.
+	unhandled atomic.Int64
+
 	received atomic.Uint64
 	finished atomic.Uint64
 	requeued atomic.Uint64
@@ -186,8 +190,14 @@ func (r *Consumer) SetLookupdHttpClient(httpclient *http.Client) {
 }
 
 // IsStarved reports whether any connection has at least 85 % of its ready count in
-// flight, which is a good moment to finish what one has collected.
+// flight, which is a good moment to finish what one has collected. It is false as
+// long as handlers have received messages still to come: what one read brings may
+// be a whole ready count, and a handler that collects would otherwise be told to
+// finish after every single one of them.
 func (r *Consumer) IsStarved() bool {
+	if r.unhandled.Load() > 0 {
+		return false
+	}
 	for _, c := range r.snapshot() {
 		inFlight, threshold := c.inFlight.Load(), int64(float64(c.RDY())*0.85)
 		if inFlight >= threshold && inFlight > 0 && !c.IsClosing() {
@@ -257,6 +267,7 @@ func (r *Consumer) handle(handler Handler) {
 		}
 		for i, m := range batch {
 			batch[i] = nil
+			r.unhandled.Add(-1)
 			r.handleOne(handler, failed, m)
 		}
 	}

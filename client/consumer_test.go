@@ -212,10 +212,50 @@ func TestBusyHandlers(t *testing.T) {
 	if got := receive(t, answered, "an answer"); got != "NOP" {
 		t.Errorf("a heartbeat's answer is %q, want NOP", got)
 	}
-	if !r.IsStarved() {
-		t.Error("all is in flight, and the consumer is not starved")
+	if r.IsStarved() {
+		t.Error("the handler has messages to come, and the consumer is starved")
 	}
 	close(release)
+}
+
+// TestStarved asks in a handler that collects: it is told to finish when it has
+// most of the ready count, and not before, though all came in one read.
+func TestStarved(t *testing.T) {
+	f := newFake(t, func(c *fakeConn) {
+		c.subscribed()
+		c.expect("RDY 10")
+		var all strings.Builder
+		for n := range 10 {
+			all.WriteString(message(n, 1, "x"))
+		}
+		c.raw(all.String())
+		for range 10 {
+			c.command()
+		}
+		c.cls()
+	})
+	cfg := calm()
+	cfg.MaxInFlight = 10
+	starved := make(chan bool, 10)
+	var r *nsq.Consumer
+	var held []*nsq.Message
+	r, _ = newConsumer(t, cfg, 1, func(m *nsq.Message) error {
+		m.DisableAutoResponse()
+		held = append(held, m)
+		starved <- r.IsStarved()
+		if len(held) == 10 {
+			for _, m := range held {
+				m.Finish()
+			}
+		}
+		return nil
+	})
+	must(t, r.ConnectToNSQD(f.addr()))
+	for n := range 10 {
+		if got, want := receive(t, starved, "a message"), n == 9; got != want {
+			t.Errorf("at message %d of 10: starved %v, want %v", n+1, got, want)
+		}
+	}
 }
 
 // TestBodiesAreOurs keeps bodies: no later message, and no append to another one's,

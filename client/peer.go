@@ -31,6 +31,7 @@ func (p *peer) onMessages(_ *Conn, messages []*Message) {
 	if !p.warm.Load() {
 		p.r.ready.look()
 	}
+	p.r.unhandled.Add(int64(len(messages)))
 	p.r.inbox.put(messages)
 }
 

@@ -11,7 +11,12 @@ import (
 // lower lines only. It is a statement of policy; move a name with care, and say
 // why in the commit.
 var layers = [][]string{
-	{"cmd/nsqd", "cmd/nsqlookupd", "cmd/mmapdump", "bench", "bench/lookup", "internal/nsqtest", "internal/faultfs"},
+	{
+		"cmd/nsqd", "cmd/nsqlookupd", "cmd/mmapdump", "bench", "bench/lookup", "internal/nsqtest", "internal/faultfs",
+		"cmd/nsq_tail", "cmd/to_nsq", "cmd/nsq_to_nsq", "cmd/nsq_to_file", "cmd/nsq_to_http", "cmd/nsq_stat",
+		"internal/tool/tooltest",
+	},
+	{"internal/tool"},
 	{"engine", "lookupd", "client"},
 	{"engine/httpapi", "engine/netloop", "engine/upgrade", "engine/discover", "engine/auth", "engine/statsd", "engine/metrics"},
 	{"engine/broker"},
