@@ -51,6 +51,11 @@ func newWorld(t *testing.T, seed uint64, shards, mem int, dir string, mark uint6
 	for _, s := range w.b.shards {
 		s.Start(w.now, w.now+wallOffset, func(uint32) {})
 	}
+	t.Cleanup(func() { // or a writer makes files in a directory that is being removed
+		for _, topic := range w.b.Topics() {
+			topic.writer.wait()
+		}
+	})
 	return w
 }
 
