@@ -34,7 +34,7 @@ type conn struct {
 	gated     bool       // TLS is required, and not there yet
 
 	greeted    bool // the magic came
-	identified bool // IDENTIFY came
+	identified bool // an IDENTIFY was accepted
 	state      state
 	client     wire.Identify
 	connected  time.Time
@@ -56,6 +56,11 @@ type conn struct {
 	asking  bool   // reading is paused until the auth server has answered
 	closing bool   // a fatal error is among the answers
 	resume  wire.BatchState
+	again   *subAgain   // a SUB that waits to be tried again
+	begun   bool        // a command has begun and is not complete
+	watched bool        // on the handler's list for sweep
+	reads   uint32      // nc.Reads when sweep last saw it move
+	movedNs int64       // when that was
 	stall   *wire.Error // what the client is told if the body it has begun never ends
 
 	timer     uint32 // handle, 0 for none
@@ -77,6 +82,7 @@ var (
 	errStuck  = errors.New("client does not read")
 	errMagic  = errors.New("no protocol version in time")
 	errLine   = errors.New("command line too long")
+	errStall  = errors.New("client stalls")
 )
 
 // Accepted says that what the connection has published is accepted, or why it
@@ -100,7 +106,7 @@ func (c *conn) Accepted(err error) {
 
 // deaf reports whether reading is paused, for whatever reason.
 func (c *conn) deaf() bool {
-	return c.waiting || c.stuffed || c.asking || c.upgrading && c.tr.hs == nil
+	return c.waiting || c.stuffed || c.asking || c.again != nil || c.upgrading && c.tr.hs == nil
 }
 
 // answer queues a frame behind the OKs owed.
@@ -168,6 +174,7 @@ func (c *conn) flushAnswers() {
 	switch {
 	case c.closing:
 		c.nc.CloseAfterFlush()
+		c.h.watchOver(c) // who does not read its last bytes does not keep us
 	case c.upgrading && c.tr.hs == nil:
 		c.beginUpgrade()
 	}
@@ -217,7 +224,11 @@ func (c *conn) setTimer() {
 		c.timer = 0
 	}
 	if c.beatNs > 0 {
-		c.timer = s.AddTimer(min(c.nextBeat, c.heardNs+2*c.beatNs), c.seq)
+		due := min(c.nextBeat, c.heardNs+2*c.beatNs)
+		if c.again != nil {
+			due = min(due, c.again.dueNs)
+		}
+		c.timer = s.AddTimer(due, c.seq)
 	}
 }
 
@@ -231,6 +242,8 @@ func (c *conn) onTimer(now int64) {
 	case !c.greeted:
 		c.nc.Close(errMagic)
 		return
+	case c.again != nil && now >= c.again.dueNs:
+		c.subscribeAgain()
 	case now >= c.heardNs+2*c.beatNs && !c.deaf():
 		c.silent()
 		return

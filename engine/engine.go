@@ -126,6 +126,8 @@ func (e *Engine) openGroup() (err error) {
 	e.group, err = netloop.NewGroup(netloop.Options{
 		Loops:       len(e.handlers),
 		OutputLimit: e.opts.OutputLimit,
+		ConnLimit:   int(e.opts.ConnectionLimit()),
+		MemoryLimit: e.opts.ConnectionMemory(),
 		Logf:        func(format string, args ...any) { e.log.printf(LogWarn, format, args...) },
 	}, func(i int) netloop.Handler {
 		e.handlers[i] = &handler{e: e}
@@ -149,6 +151,8 @@ func (e *Engine) openBroker() error {
 		MaxChannelConsumers: e.opts.MaxChannelConsumers,
 		Topology:            e.opts.topologyAware(),
 		E2EWindow:           e.endToEndWindow(),
+		MaxTopics:           e.opts.MaxTopics,
+		MaxChannels:         e.opts.MaxChannels,
 		DataPath:            e.dataPath(),
 		Log: mmapqueue.Options{
 			SyncEvery:   e.opts.SyncEvery,
@@ -206,16 +210,16 @@ func (e *Engine) listen() (err error) {
 		}
 		e.httpAddr = l.Addr()
 		e.log.printf(LogInfo, "HTTP: listening on %s", e.httpAddr)
-		e.serve(l)
+		e.serve(e.bounded(l))
 	}
 	if e.certs != nil && e.opts.HTTPSAddress != "" {
-		l, err := tls.Listen("tcp", e.opts.HTTPSAddress, e.certs.https())
+		l, err := net.Listen("tcp", e.opts.HTTPSAddress)
 		if err != nil {
 			return fmt.Errorf("listen (%s) failed - %w", e.opts.HTTPSAddress, err)
 		}
 		e.httpsAddr = l.Addr()
 		e.log.printf(LogInfo, "HTTPS: listening on %s", e.httpsAddr)
-		e.serve(l)
+		e.serve(tls.NewListener(e.bounded(l), e.certs.https())) // TLS outside, where the server sees it
 	}
 	return nil
 }

@@ -20,6 +20,7 @@ type handler struct {
 	conns   []*conn // by conn.seq; nil where free
 	free    []uint32
 	owing   []*conn // with answers to send
+	watch   []*conn // in the middle of something: see sweep
 	inRound bool
 	ended   bool
 
@@ -93,7 +94,7 @@ func (h *handler) Traffic(nc *netloop.Conn, b []byte) (used int) {
 	}
 	heard := false
 	c.stall = nil
-	for used < len(b) && !c.closing && !c.upgrading && !c.asking {
+	for used < len(b) && !c.closing && !c.upgrading && !c.asking && c.again == nil {
 		n, done := h.command(c, b[used:])
 		if !done {
 			break
@@ -106,6 +107,9 @@ func (h *handler) Traffic(nc *netloop.Conn, b []byte) (used int) {
 	}
 	if c.closing || nc.Closing() {
 		return len(b)
+	}
+	if c.begun = used < len(b); c.begun {
+		h.watchOver(c)
 	}
 	if nc.Full() && !c.stuffed && c.sub == nil {
 		// A producer that does not read its answers is not read either.
@@ -211,6 +215,7 @@ func (h *handler) Closed(nc *netloop.Conn, err error) {
 		}
 		c.sub = nil
 	}
+	c.begun = false
 	h.conns[c.seq] = nil
 	h.free = append(h.free, c.seq)
 }
@@ -250,6 +255,10 @@ func (h *handler) Timer(l *netloop.Loop, now int64) (next int64) {
 }
 
 func (h *handler) onTimer(token uint32) {
+	if token == sweepToken {
+		h.sweep(h.loop.Now())
+		return
+	}
 	if c := h.conns[token]; c != nil {
 		c.onTimer(h.loop.Now())
 	}

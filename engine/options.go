@@ -97,11 +97,16 @@ type Options struct {
 
 	// The rest is zsq's own.
 
-	LogFormat   LogFormat
-	Metrics     MetricsDetail
-	Loops       int           // event loops; 0: see LoopCount
-	MemoryLimit int64         // bytes for messages in memory; 0: see MemoryBudget
-	OutputLimit int64         // bytes a connection may owe its reader
+	LogFormat             LogFormat
+	Metrics               MetricsDetail
+	Loops                 int   // event loops; 0: see LoopCount
+	MemoryLimit           int64 // bytes for messages in memory; 0: see MemoryBudget
+	OutputLimit           int64 // bytes a connection may owe its reader
+	MaxConnections        int64 // clients over TCP at once; 0: see ConnectionLimit
+	MaxTopics             int   // 0: no limit
+	MaxChannels           int   // per topic; 0: no limit
+	ConnectionMemoryLimit int64 // bytes that all connections may buffer; 0: see ConnectionMemory
+
 	ReapTimeout time.Duration // how long a stalled HTTP request or handshake may take
 
 	TLSReloadInterval time.Duration // time between looks at the TLS files; 0: only SIGHUP makes them read again
@@ -246,6 +251,10 @@ func (o *Options) validateRanges() error {
 		{o.OutputLimit > 0, "--output-limit must be > 0"},
 		{o.ReapTimeout > 0, "--reap-timeout must be > 0"},
 		{o.TLSReloadInterval >= 0, "--tls-reload-interval must be >= 0"},
+		{o.MaxConnections >= 0, "--max-connections must be >= 0"},
+		{o.MaxTopics >= 0, "--max-topics must be >= 0"},
+		{o.MaxChannels >= 0, "--max-channels must be >= 0"},
+		{o.ConnectionMemoryLimit >= 0, "--connection-memory-limit must be >= 0"},
 	} {
 		if !c.ok {
 			return errors.New(c.text)
@@ -393,7 +402,11 @@ func (o *Options) Fields() []Field {
 		{Own: true, Flag: "loops", Usage: "event loops (default 0, one less than the cores)", Ptr: &o.Loops},
 		{Own: true, Flag: "memory-limit", Usage: "bytes for messages in memory (default 0, a quarter of the memory there is)", Ptr: &o.MemoryLimit},
 		{Own: true, Flag: "output-limit", Usage: "bytes a client may leave unread before it is served no more", Ptr: &o.OutputLimit},
-		{Own: true, Flag: "reap-timeout", Usage: "time after which a stalled HTTP request is cut off", Ptr: &o.ReapTimeout},
+		{Own: true, Flag: "reap-timeout", Usage: "time after which a client that stalls in the middle of something is cut off", Ptr: &o.ReapTimeout},
+		{Own: true, Flag: "max-connections", Usage: "TCP clients served at once, others wait (default 0, what the limit of open files allows)", Ptr: &o.MaxConnections},
+		{Own: true, Flag: "connection-memory-limit", Usage: "bytes that all connections together may buffer (default 0, a quarter of what messages may have)", Ptr: &o.ConnectionMemoryLimit},
+		{Own: true, Flag: "max-topics", Usage: "topics there may be (default 0, no limit)", Ptr: &o.MaxTopics},
+		{Own: true, Flag: "max-channels", Usage: "channels a topic may have (default 0, no limit)", Ptr: &o.MaxChannels},
 		{Own: true, Flag: "tls-reload-interval", Usage: "time between looks at whether the TLS files have changed; 0 for none (SIGHUP reads them too)", Ptr: &o.TLSReloadInterval},
 	}
 	for i := range f {

@@ -182,19 +182,3 @@ func FuzzConfig(f *testing.F) {
 		}
 	})
 }
-
-// FuzzFlags parses any command line, arguments apart by zero bytes.
-func FuzzFlags(f *testing.F) {
-	f.Add("--msg-timeout=2m\x00--snappy\x00-x")
-	f.Add("--e2e-processing-latency-percentile\x000.5,1.0\x00--tls-required=tcp-https")
-	f.Fuzz(func(t *testing.T, line string) {
-		if strings.Contains(line, "config") {
-			return // files of this machine are not for a fuzzer
-		}
-		var out, errOut bytes.Buffer
-		o, code := parseFlags(strings.Split(line, "\x00"), &out, &errOut)
-		if o == nil && out.Len() == 0 && errOut.Len() == 0 || o != nil && (code != 0 || o.Validate() != nil) {
-			t.Errorf("code %d, %v, %s", code, o, &errOut)
-		}
-	})
-}

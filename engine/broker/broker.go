@@ -21,6 +21,8 @@ type Options struct {
 	MaxChannelConsumers int               // 0: no limit
 	Topology            bool              // serve subscribers that are near first; see Near
 	E2EWindow           int64             // ns of which channels know their end-to-end latency; 0: of none
+	MaxTopics           int               // 0: no limit; what an earlier run left is never refused
+	MaxChannels         int               // per topic, likewise
 	DataPath            string            // parent of the backlogs' directories; "" keeps no backlog beyond this process
 	Log                 mmapqueue.Options // for the backlogs
 	Wall                func() int64      // wall clock, ns
@@ -48,7 +50,9 @@ type Broker struct {
 	idMark  uint64 // ids from here on are for a later run; see ExtendIDMark
 
 	mu      sync.Mutex // creation and deletion of topics
-	topics  atomic.Pointer[map[string]*Topic]
+	topics  directory
+	count   int         // of topics; under mu
+	limited atomic.Bool // the limits hold: the restore is over
 	closing atomic.Bool
 	helpers sync.WaitGroup // refillers and pumps
 
@@ -69,8 +73,7 @@ func New(o Options, idMark uint64) *Broker {
 	b.ids.next.Store(idMark)
 	b.idMark = idMark + idMarkAhead
 	b.writeSlots = make(chan struct{}, writersMax)
-	topics := map[string]*Topic{}
-	b.topics.Store(&topics)
+	b.topics.init()
 	for i := range o.Shards {
 		b.shards = append(b.shards, newShard(b, i))
 	}
@@ -82,25 +85,29 @@ func New(o Options, idMark uint64) *Broker {
 func (b *Broker) Shard(i int) *Shard { return b.shards[i] }
 
 // Find returns the topic of that name, nil when there is none. It takes no lock.
-func (b *Broker) Find(name []byte) *Topic { return (*b.topics.Load())[string(name)] }
+func (b *Broker) Find(name []byte) *Topic { return b.topics.find(name) }
 
 // Topic returns the topic of that name, which it creates if there is none. It
 // fails with ErrExiting while one of that name is being deleted.
 func (b *Broker) Topic(name string) (*Topic, error) {
-	if t := (*b.topics.Load())[name]; t != nil {
+	if t := b.topics.find([]byte(name)); t != nil {
 		return t, nil
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if t := (*b.topics.Load())[name]; t != nil {
+	if t := b.topics.find([]byte(name)); t != nil {
 		return t, nil
 	}
 	if b.closing.Load() {
 		return nil, ErrExiting
 	}
+	if most := b.opts.MaxTopics; most > 0 && b.count >= most && b.limited.Load() {
+		return nil, ErrTooManyTopics
+	}
 	t := b.newTopic(name, b.directory(name, b.ids.take(1)))
 	t.waiting = b.opts.Created != nil && b.opts.Created(t)
-	b.storeTopics(func(m map[string]*Topic) { m[name] = t })
+	b.topics.set(name, t)
+	b.count++
 	b.changed(name, t.ephemeral)
 	return t, nil
 }
@@ -119,25 +126,8 @@ func (b *Broker) newTopic(name, dir string) *Topic {
 	return t
 }
 
-func (b *Broker) storeTopics(change func(m map[string]*Topic)) {
-	old := *b.topics.Load()
-	topics := make(map[string]*Topic, len(old)+1)
-	for k, v := range old {
-		topics[k] = v
-	}
-	change(topics)
-	b.topics.Store(&topics)
-}
-
 // Topics returns all topics, sorted by name.
-func (b *Broker) Topics() []*Topic {
-	var all []*Topic
-	for _, t := range *b.topics.Load() {
-		all = append(all, t)
-	}
-	slices.SortFunc(all, func(x, y *Topic) int { return strings.Compare(x.name, y.name) })
-	return all
-}
+func (b *Broker) Topics() []*Topic { return b.topics.all() }
 
 // Channels returns the topic's channels, sorted by name.
 func (t *Topic) Channels() []*Channel { return t.view.Load().channels }
@@ -149,6 +139,12 @@ func (b *Broker) DeleteTopic(name string) error {
 	if t == nil || t.exiting.Swap(true) {
 		return ErrTopicNotFound
 	}
+	b.endTopic(t)
+	return nil
+}
+
+// endTopic deletes a topic that was marked as exiting by the caller.
+func (b *Broker) endTopic(t *Topic) {
 	t.mu.Lock()
 	v := *t.view.Load()
 	if v.hold == nil {
@@ -173,10 +169,10 @@ func (b *Broker) DeleteTopic(name string) error {
 		}
 	})
 	b.mu.Lock()
-	b.storeTopics(func(m map[string]*Topic) { delete(m, name) })
+	b.topics.set(t.name, nil)
+	b.count--
 	b.mu.Unlock()
-	b.changed(name, t.ephemeral)
-	return nil
+	b.changed(t.name, t.ephemeral)
 }
 
 // DeleteChannel deletes a channel and its messages and closes its subscribers'
@@ -205,12 +201,13 @@ func (b *Broker) deleteChannel(t *Topic, c *Channel) {
 		v.hold = t.newQueue()
 	}
 	t.view.Store(&v)
-	last := len(v.channels) == 0
+	// Under mu, so that no channel comes into a topic that goes.
+	last := t.ephemeral && len(v.channels) == 0 && !t.exiting.Swap(true)
 	t.mu.Unlock()
 	c.delete()
 	b.changed(t.name, t.ephemeral || c.ephemeral)
-	if last && t.ephemeral {
-		_ = b.DeleteTopic(t.name) // someone else may have been quicker
+	if last {
+		b.endTopic(t)
 	}
 }
 
