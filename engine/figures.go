@@ -180,17 +180,20 @@ func (e *Engine) metricsHandler() http.Handler {
 	return metrics.Handler(e.metricsSnapshot)
 }
 
-// onLoops runs f on every loop and waits.
+// onLoops runs f on every loop, one after the other, and waits.
 func (e *Engine) onLoops(f func(h *handler)) {
-	var wg sync.WaitGroup
+	done := make(chan struct{}, 1) // the loop does not wait for us
 	for i, l := range e.group.Loops() {
-		wg.Add(1)
 		l.Do(func() {
-			defer wg.Done()
 			f(e.handlers[i])
+			done <- struct{}{}
 		})
+		select {
+		case <-done:
+		case <-e.stopped: // a loop that has ended drops what it is asked
+			return
+		}
 	}
-	wg.Wait()
 }
 
 func (e *Engine) metricsSnapshot() metrics.Snapshot {

@@ -160,7 +160,8 @@ func (p *peers) addChannels(ctx context.Context, t *broker.Topic) {
 	}
 	for _, name := range names {
 		if _, err := t.Channel(name); err != nil {
-			return // the topic is being deleted
+			p.e.log.printf(LogWarn, "channel %s of topic %s is not made - %v", name, t.Name(), err)
+			return
 		}
 	}
 }
