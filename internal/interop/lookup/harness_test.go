@@ -39,7 +39,7 @@ func TestMain(m *testing.M) {
 var (
 	ours     = program("ZSQ_NSQLOOKUPD", "../../..", "./cmd/nsqlookupd")
 	theirs   = program("", ".", "github.com/nsqio/nsq/apps/nsqlookupd")
-	nsqd     = program("ZSQ_NSQD", ".", "github.com/nsqio/nsq/apps/nsqd")
+	nsqd     = program("ZSQ_NSQD", "../../..", "./cmd/nsqd")
 	nsqadmin = program("", ".", "github.com/nsqio/nsq/apps/nsqadmin")
 	nsqStat  = program("", ".", "github.com/nsqio/nsq/apps/nsq_stat")
 )
