@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -87,10 +88,21 @@ func TestLongBigStats(t *testing.T) {
 		slices.Sort(all)
 		t.Logf("%s: %d round trips, median %v, 99 %% %v, 99.9 %% %v, worst %v", what, len(all), all[len(all)/2], all[len(all)*99/100], all[len(all)*999/1000], all[len(all)-1])
 	}
+	rounds := longRounds(t, b)
+	showRounds := func() {
+		now := longRounds(t, b)
+		for bound, n := range now {
+			if n -= rounds[bound]; n > 0 {
+				t.Logf("%d rounds of a loop took more than %s s", n, bound)
+			}
+		}
+		rounds = now
+	}
 	go measure()
 	time.Sleep(2 * time.Second) // without /stats, to compare
 	stop <- true
 	show("alone", <-pings)
+	showRounds()
 
 	go measure()
 	const times = 10
@@ -102,5 +114,42 @@ func TestLongBigStats(t *testing.T) {
 	took, used := time.Since(begun), b.cpu(t)-before
 	stop <- true
 	show("beside /stats", <-pings)
+	showRounds()
 	t.Logf("one /stats of %d MB: %v, and with the round trips %v of processor time", size>>20, took/times, used/times)
+}
+
+// longRounds returns how many rounds of the event loops have taken longer than
+// each bound of /metrics from about a millisecond on.
+func longRounds(t *testing.T, b *broker) map[string]int {
+	t.Helper()
+	resp, err := http.Get("http://" + b.http + "/metrics")
+	must(t, err)
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	must(t, err)
+	over, total := map[string]int{}, 0
+	var upto []string
+	for line := range strings.Lines(string(text)) {
+		if rest, ok := strings.CutPrefix(line, "nsqd_loop_round_seconds_bucket{"); ok {
+			upto = append(upto, rest)
+		} else if strings.HasPrefix(line, "nsqd_loop_round_seconds_count{") {
+			n, err := strconv.Atoi(strings.TrimSpace(line[strings.LastIndexByte(line, ' '):]))
+			must(t, err)
+			total += n
+		}
+	}
+	for _, line := range upto {
+		_, rest, _ := strings.Cut(line, `le="`)
+		bound, rest, _ := strings.Cut(rest, `"`)
+		if seconds, err := strconv.ParseFloat(bound, 64); err != nil || seconds < 1e-3 || bound == "+Inf" {
+			continue
+		}
+		n, err := strconv.Atoi(strings.TrimSpace(strings.TrimPrefix(rest, "}")))
+		must(t, err)
+		over[bound] -= n
+	}
+	for bound := range over {
+		over[bound] += total
+	}
+	return over
 }
