@@ -17,6 +17,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/zsqio/zsq/internal/config"
 	"github.com/zsqio/zsq/internal/version"
 )
 
@@ -334,21 +335,10 @@ func memTotal(meminfo []byte) int64 {
 	return 0
 }
 
-// Field ties one setting to its names.
-type Field struct {
-	Flag  string // command line name, without dashes
-	Key   string // config file and /config name
-	Usage string
-	Own   bool // zsq's own, not upstream's
-	// Ptr points into the Options: *string, *bool, *int, *int64,
-	// *time.Duration, *[]string, *[]float64 or a flag.Value.
-	Ptr any
-}
-
 // Fields lists every setting in the order of the help text. It is the one
 // place that knows the names; flags, config file and /config follow it.
-func (o *Options) Fields() []Field {
-	f := []Field{
+func (o *Options) Fields() []config.Field {
+	f := []config.Field{
 		{Flag: "log-level", Usage: "verbosity: debug, info, warn, error or fatal", Ptr: &o.LogLevel},
 		{Flag: "log-prefix", Usage: "text before each log line", Ptr: &o.LogPrefix},
 		{Flag: "node-id", Key: "id", Usage: "number of this node, in [0,1024) (default is a hash of the hostname)", Ptr: &o.ID},

@@ -6,6 +6,8 @@ import (
 	"os"
 	"strings"
 	"time"
+
+	"github.com/zsqio/zsq/internal/config"
 )
 
 // Version is the nsqlookupd release whose behaviour we offer. Producers and
@@ -76,19 +78,9 @@ func (o *Options) Validate() error {
 	return nil
 }
 
-// Field ties one setting to its flag. The key in a config file is the flag with
-// underscores for dashes.
-type Field struct {
-	Flag  string // command line name, without dashes
-	Usage string
-	Own   bool // zsq's own, not upstream's
-	// Ptr points into the Options: *string, *int, *time.Duration or *LogLevel.
-	Ptr any
-}
-
 // Fields lists every setting in the order of the help text.
-func (o *Options) Fields() []Field {
-	return []Field{
+func (o *Options) Fields() []config.Field {
+	return []config.Field{
 		{Flag: "log-level", Usage: "verbosity: debug, info, warn, error or fatal", Ptr: &o.LogLevel},
 		{Flag: "log-prefix", Usage: "text before each log line", Ptr: &o.LogPrefix},
 		{Flag: "tcp-address", Usage: "<addr>:<port> for nsqd nodes", Ptr: &o.TCPAddress},

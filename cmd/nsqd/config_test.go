@@ -30,7 +30,7 @@ func write(t testing.TB, text string) string {
 // and as a file spell the first, and as a file spells the second.
 type sample struct{ onFlag, inFile, other string }
 
-func sampleOf(t *testing.T, f engine.Field) sample {
+func sampleOf(t *testing.T, f config.Field) sample {
 	t.Helper()
 	switch p := f.Ptr.(type) {
 	case *engine.LogLevel:
@@ -76,10 +76,8 @@ func TestEveryOption(t *testing.T) {
 		if err := fs.Parse(args); err != nil {
 			t.Fatal(err)
 		}
-		given := map[string]bool{}
-		fs.Visit(func(f *flag.Flag) { given[f.Name] = true })
 		if key != "" {
-			if err := loadConfig(write(t, key+" = "+value), o, given); err != nil {
+			if err := loadConfig(write(t, key+" = "+value), o, fs); err != nil {
 				t.Fatalf("%s = %s: %v", key, value, err)
 			}
 		}

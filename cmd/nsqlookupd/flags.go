@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"io"
 	"runtime"
-	"strings"
-	"time"
 
 	"github.com/zsqio/zsq/internal/config"
 	"github.com/zsqio/zsq/internal/version"
@@ -56,67 +54,24 @@ func loadConfig(path string, o *lookupd.Options, line *flag.FlagSet) error {
 	if err != nil {
 		return fmt.Errorf("failed to load config file %s - %w", path, err)
 	}
-	given := map[string]bool{}
-	line.Visit(func(f *flag.Flag) { given[f.Name] = true })
-	for _, f := range o.Fields() {
-		key := strings.ReplaceAll(f.Flag, "-", "_")
-		if given[f.Flag] {
-			continue
-		}
-		err := file.Set(key, f.Ptr)
-		if err == nil {
-			continue
-		}
-		if f.Ptr == any(&o.LogLevel) {
-			return fmt.Errorf("failed parsing log_level %v", file[key])
-		}
-		return fmt.Errorf("failed to load config file %s - %w", path, err)
+	level := o.LogLevel
+	err = file.Fill(o.Fields(), line)
+	switch {
+	case err == nil:
+		return nil
+	case file["log_level"] != nil && level.Set(fmt.Sprint(file["log_level"])) != nil:
+		return fmt.Errorf("failed parsing log_level %v", file["log_level"])
 	}
-	return nil
+	return fmt.Errorf("failed to load config file %s - %w", path, err)
 }
 
-// defineFlags defines every flag on fs and gives it a usage text in which our
-// own flags stand apart from upstream's. It returns where --version and --config
+// defineFlags defines every flag on fs. It returns where --version and --config
 // land.
 func defineFlags(fs *flag.FlagSet, o *lookupd.Options) (showVersion *bool, path *string) {
-	upstream := flag.NewFlagSet("", flag.ContinueOnError)
-	own := flag.NewFlagSet("", flag.ContinueOnError)
-
-	showVersion = upstream.Bool("version", false, "print the version and end")
-	path = upstream.String("config", "", "path to a config file")
-	upstream.Bool("verbose", false, "accepted as nsqlookupd has it; without effect (see --log-level)")
-	for _, f := range o.Fields() {
-		if f.Own {
-			defineField(own, f)
-		} else {
-			defineField(upstream, f)
-		}
-	}
-
-	for _, part := range []*flag.FlagSet{upstream, own} {
-		part.VisitAll(func(f *flag.Flag) { fs.Var(f.Value, f.Name, f.Usage) })
-		part.SetOutput(fs.Output())
-	}
-	fs.Usage = func() {
-		fmt.Fprintln(fs.Output(), "Usage of nsqlookupd:")
-		upstream.PrintDefaults()
-		fmt.Fprintln(fs.Output(), "\nzsq's own:")
-		own.PrintDefaults()
-	}
+	config.Define(fs, o.Fields(), func(upstream *flag.FlagSet) {
+		showVersion = upstream.Bool("version", false, "print the version and end")
+		path = upstream.String("config", "", "path to a config file")
+		upstream.Bool("verbose", false, "accepted as nsqlookupd has it; without effect (see --log-level)")
+	})
 	return showVersion, path
-}
-
-func defineField(fs *flag.FlagSet, f lookupd.Field) {
-	switch p := f.Ptr.(type) {
-	case flag.Value:
-		fs.Var(p, f.Flag, f.Usage)
-	case *string:
-		fs.StringVar(p, f.Flag, *p, f.Usage)
-	case *int:
-		fs.IntVar(p, f.Flag, *p, f.Usage)
-	case *time.Duration:
-		fs.DurationVar(p, f.Flag, *p, f.Usage)
-	default:
-		panic(fmt.Sprintf("BUG: --%s has type %T", f.Flag, p))
-	}
 }
