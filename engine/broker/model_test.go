@@ -51,9 +51,12 @@ func newWorld(t *testing.T, seed uint64, shards, mem int, dir string, mark uint6
 	for _, s := range w.b.shards {
 		s.Start(w.now, w.now+wallOffset, func(uint32) {})
 	}
-	t.Cleanup(func() { // or a writer makes files in a directory that is being removed
+	t.Cleanup(func() { // or a writer or a late sync makes files in a directory that is being removed
 		for _, topic := range w.b.Topics() {
 			topic.writer.wait()
+			if log := topic.writer.log; log != nil {
+				_ = log.Close() // ErrClosed after a clean stop
+			}
 		}
 	})
 	return w
