@@ -33,11 +33,11 @@ func BenchmarkToFile(b *testing.B) {
 				for range b.N {
 					b.StopTimer()
 					nsqd := startBroker(b, "--mem-queue-size=300000")
-					nsqd.create(b, "t", "nsq_to_file")
+					nsqd.Create(b, "t", "nsq_to_file")
 					nsqd.publish(b, "t", lines)
 					dir := b.TempDir()
 					b.StartTimer()
-					tool := start(b, side, "nsq_to_file", "--topic=t", "--nsqd-tcp-address="+nsqd.tcp,
+					tool := start(b, side, "nsq_to_file", "--topic=t", "--nsqd-tcp-address="+nsqd.TCP,
 						"--output-dir="+dir, fmt.Sprintf("--gzip=%v", mode == "gzip"), "--sync-interval=200ms")
 					nsqd.settles(b, "t", "nsq_to_file", "drained", finished(count))
 					stop(b, tool)
