@@ -24,7 +24,7 @@ func fanOut(t *testing.T, b *broker, count, size int) {
 	t.Helper()
 	const topic, producers, batchSize = "fanout", 4, 100
 	channels := []string{"left", "right"}
-	b.create(t, topic, channels...)
+	b.Create(t, topic, channels...)
 
 	seen := make([][]atomic.Uint32, len(channels))
 	received := make([]atomic.Int64, len(channels))
@@ -120,7 +120,7 @@ func TestBacklogGoesToTheFirstChannel(t *testing.T) {
 	b := startBroker(t)
 	p := newProducer(t, b)
 	must(t, p.MultiPublish("early", [][]byte{[]byte("a"), []byte("b"), []byte("c")}))
-	if got, _ := b.topic(t, "early"); got.Depth != 3 {
+	if got, _ := b.Topic(t, "early"); got.Depth != 3 {
 		t.Errorf("topic depth %d, want 3", got.Depth)
 	}
 	c := make(chan *nsq.Message, 3)
@@ -141,13 +141,13 @@ func TestBacklogGoesToTheFirstChannel(t *testing.T) {
 func TestPublishOverHTTP(t *testing.T) {
 	t.Parallel()
 	b := startBroker(t)
-	b.create(t, "web", "ch")
+	b.Create(t, "web", "ch")
 	c := make(chan *nsq.Message, 10)
 	consume(t, b, "web", "ch", config(10), hold(c))
 	topic := url.Values{"topic": {"web"}}
-	b.post(t, "/pub", topic, "one")
-	b.post(t, "/mpub", topic, "two\n\nthree\n")
-	b.post(t, "/mpub", url.Values{"topic": {"web"}, "binary": {"true"}},
+	b.Post(t, "/pub", topic, "one")
+	b.Post(t, "/mpub", topic, "two\n\nthree\n")
+	b.Post(t, "/mpub", url.Values{"topic": {"web"}, "binary": {"true"}},
 		"\x00\x00\x00\x02\x00\x00\x00\x04four\x00\x00\x00\x05fi\nve")
 	got := map[string]bool{}
 	for range 5 {
@@ -317,7 +317,7 @@ func TestProducerErrors(t *testing.T) {
 		return p.DeferredPublish("ok", 2*time.Hour, []byte("x"))
 	})
 	// A refused batch leaves nothing behind.
-	if got, _ := b.topic(t, "ok"); got.MessageCount != 0 || got.Depth != 0 {
+	if got, _ := b.Topic(t, "ok"); got.MessageCount != 0 || got.Depth != 0 {
 		t.Errorf("after errors only: %+v, want no messages", got)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/nsqio/go-nsq"
+	"github.com/zsqio/zsq/internal/interop/daemon"
 )
 
 // numbered makes count small bodies.
@@ -25,7 +26,7 @@ func TestMaxInFlight(t *testing.T) {
 	t.Parallel()
 	const count = 40
 	b := startBroker(t)
-	b.create(t, "window", "ch")
+	b.Create(t, "window", "ch")
 	must(t, newProducer(t, b).MultiPublish("window", numbered(count)))
 	c := make(chan *nsq.Message, count)
 	consumer := consume(t, b, "window", "ch", config(1), hold(c))
@@ -103,17 +104,17 @@ func TestEphemeral(t *testing.T) {
 		second.Stop()
 		<-second.StopChan
 		eventually(t, topic+"/"+channel+" is gone", func() bool {
-			_, ok := b.channel(t, topic, channel)
+			_, ok := b.Channel(t, topic, channel)
 			return !ok
 		})
 		if topicStays {
-			if _, ok := b.topic(t, topic); !ok {
+			if _, ok := b.Topic(t, topic); !ok {
 				t.Errorf("topic %s is gone too", topic)
 			}
 			return
 		}
 		eventually(t, topic+" is gone", func() bool {
-			_, ok := b.topic(t, topic)
+			_, ok := b.Topic(t, topic)
 			return !ok
 		})
 	}
@@ -126,7 +127,7 @@ func TestPauseChannel(t *testing.T) {
 	t.Parallel()
 	const count = 50
 	b := startBroker(t)
-	b.create(t, "paused", "ch")
+	b.Create(t, "paused", "ch")
 	c := make(chan *nsq.Message, 4*count)
 	consume(t, b, "paused", "ch", config(count), hold(c))
 	b.settles(t, "paused", "ch", "ready", func(ch channelStats) bool {
@@ -137,10 +138,10 @@ func TestPauseChannel(t *testing.T) {
 		return ch.Paused && ch.Depth == count && ch.InFlightCount == 0
 	}
 
-	b.post(t, "/channel/pause", on("paused", "ch"), "")
+	b.Post(t, "/channel/pause", on("paused", "ch"), "")
 	must(t, p.MultiPublish("paused", numbered(count)))
 	b.settles(t, "paused", "ch", "all waiting", waiting)
-	b.post(t, "/channel/empty", on("paused", "ch"), "")
+	b.Post(t, "/channel/empty", on("paused", "ch"), "")
 	b.settles(t, "paused", "ch", "empty", drained)
 
 	must(t, p.MultiPublish("paused", numbered(count)))
@@ -148,7 +149,7 @@ func TestPauseChannel(t *testing.T) {
 	if len(c) != 0 {
 		t.Errorf("%d messages were delivered by a paused channel", len(c))
 	}
-	b.post(t, "/channel/unpause", on("paused", "ch"), "")
+	b.Post(t, "/channel/unpause", on("paused", "ch"), "")
 	for range count {
 		receive(t, c, "an unpaused message").Finish()
 	}
@@ -174,7 +175,7 @@ func TestEmptyTakesInFlightToo(t *testing.T) {
 	for range 3 {
 		held = append(held, receive(t, c, "a message"))
 	}
-	b.post(t, "/channel/empty", on("emptied", "ch"), "")
+	b.Post(t, "/channel/empty", on("emptied", "ch"), "")
 	b.settles(t, "emptied", "ch", "empty", drained)
 	for _, m := range held {
 		m.Finish() // fails at the broker, without an end to the connection
@@ -194,18 +195,18 @@ func TestPauseTopic(t *testing.T) {
 	t.Parallel()
 	const count = 20
 	b := startBroker(t)
-	b.create(t, "held", "ch")
+	b.Create(t, "held", "ch")
 	topic := url.Values{"topic": {"held"}}
 	c := make(chan *nsq.Message, count)
 	consume(t, b, "held", "ch", config(count), hold(c))
-	b.post(t, "/topic/pause", topic, "")
+	b.Post(t, "/topic/pause", topic, "")
 	must(t, newProducer(t, b).MultiPublish("held", numbered(count)))
 	eventually(t, "all wait in the topic", func() bool {
-		got, _ := b.topic(t, "held")
+		got, _ := b.Topic(t, "held")
 		return got.Paused && got.Depth == count && got.MessageCount == count && len(got.Channels) == 1 &&
 			got.Channels[0].MessageCount == 0
 	})
-	b.post(t, "/topic/unpause", topic, "")
+	b.Post(t, "/topic/unpause", topic, "")
 	for range count {
 		receive(t, c, "a message of the unpaused topic").Finish()
 	}
@@ -218,10 +219,10 @@ func TestStatsAddUp(t *testing.T) {
 	t.Parallel()
 	const count, window = 30, 6
 	b := startBroker(t)
-	b.create(t, "counted", "idle", "busy")
+	b.Create(t, "counted", "idle", "busy")
 	must(t, newProducer(t, b).MultiPublish("counted", numbered(count)))
 	b.settles(t, "counted", "idle", "all waiting", func(ch channelStats) bool { return ch.Depth == count })
-	topic, _ := b.topic(t, "counted")
+	topic, _ := b.Topic(t, "counted")
 	if topic.Depth != 0 || topic.MessageCount != count || topic.MessageBytes != 6*count {
 		t.Errorf("topic %+v, want depth 0, %d messages, %d bytes", topic, count, 6*count)
 	}
@@ -243,11 +244,11 @@ func TestStatsAddUp(t *testing.T) {
 	if got.MessageCount != count || got.RequeueCount != 2 || got.TimeoutCount != 0 || got.ClientCount != 1 {
 		t.Errorf("%+v, want %d messages, 2 requeues, no timeouts, 1 client", got, count)
 	}
-	want := clientStats{ReadyCount: window, InFlightCount: window, MessageCount: window + 5, FinishCount: 3, RequeueCount: 2}
+	want := daemon.Client{ReadyCount: window, InFlightCount: window, MessageCount: window + 5, FinishCount: 3, RequeueCount: 2}
 	if len(got.Clients) != 1 || got.Clients[0] != want {
 		t.Errorf("clients %+v, want %+v", got.Clients, want)
 	}
-	if idle, _ := b.channel(t, "counted", "idle"); idle.Depth != count || idle.MessageCount != count {
+	if idle, _ := b.Channel(t, "counted", "idle"); idle.Depth != count || idle.MessageCount != count {
 		t.Errorf("the other channel: %+v, want depth %d", idle, count)
 	}
 }

@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/zsqio/zsq/internal/interop/daemon"
 )
 
 // TestLongGoNSQSuite runs go-nsq's own tests against our nsqd and upstream's
@@ -18,10 +20,7 @@ func TestLongGoNSQSuite(t *testing.T) {
 	if out, err := exec.Command("unshare", "--net", "true").CombinedOutput(); err != nil {
 		t.Skipf("no network namespace: %v: %s", err, out)
 	}
-	daemon, err := nsqd()
-	must(t, err)
 	bin := t.TempDir()
-	must(t, build(".", bin+"/", "github.com/nsqio/nsq/apps/nsqlookupd"))
 	out, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "github.com/nsqio/go-nsq").Output()
 	must(t, err)
 	// The module cache is read-only, and the tests write beside themselves.
@@ -39,7 +38,7 @@ func TestLongGoNSQSuite(t *testing.T) {
 
 	const script = `set -eu
 ip link set lo up
-"$1/nsqlookupd" >"$1/nsqlookupd.log" 2>&1 &
+"$3" >"$1/nsqlookupd.log" 2>&1 &
 lookupd=$!
 mkdir "$1/data"
 "$2" --data-path="$1/data" --lookupd-tcp-address=127.0.0.1:4160 --tls-cert=test/server.pem \
@@ -51,7 +50,7 @@ for i in $(seq 100); do
 	sleep 0.1
 done
 "$1/suite.test" -test.v -test.timeout 5m`
-	cmd = exec.Command("unshare", "--net", "bash", "-c", script, "suite", bin, daemon)
+	cmd = exec.Command("unshare", "--net", "bash", "-c", script, "suite", bin, daemon.Nsqd.Path(t), daemon.UpstreamNsqlookupd.Path(t))
 	cmd.Dir = source
 	var all bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &all, &all

@@ -17,7 +17,7 @@ import (
 // cpu returns the processor time that the broker has used.
 func (b *broker) cpu(t *testing.T) time.Duration {
 	t.Helper()
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", b.cmd.Process.Pid))
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", b.Cmd.Process.Pid))
 	must(t, err)
 	_, rest, _ := strings.Cut(string(text), ") ")
 	fields := strings.Fields(rest)
@@ -32,7 +32,7 @@ func (b *broker) cpu(t *testing.T) time.Duration {
 
 func (b *broker) descriptors(t *testing.T) int {
 	t.Helper()
-	list, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", b.cmd.Process.Pid))
+	list, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", b.Cmd.Process.Pid))
 	must(t, err)
 	return len(list)
 }
@@ -70,7 +70,7 @@ func TestLongDescriptors(t *testing.T) {
 			const many = 300
 			var conns []net.Conn
 			for range many {
-				conns = append(conns, send(t, b.tcp, "  V2"+onePub))
+				conns = append(conns, send(t, b.TCP, "  V2"+onePub))
 			}
 			okTo(t, conns[0])
 			served := 1
@@ -93,7 +93,7 @@ func TestLongDescriptors(t *testing.T) {
 				t.Errorf("%v of processor time in %v at the limit", used, window)
 			}
 			if name == "own limit" {
-				b.post(t, "/pub", on("t", ""), "x") // HTTP has descriptors of its own
+				b.Post(t, "/pub", on("t", ""), "x") // HTTP has descriptors of its own
 			}
 			var worst time.Duration
 			for i := range many - served {
@@ -104,7 +104,7 @@ func TestLongDescriptors(t *testing.T) {
 			}
 			t.Logf("who waits is served %v after another has left, at the worst", worst)
 			asked := time.Now()
-			b.stop(t)
+			b.Stop(t)
 			t.Logf("stopped in %v", time.Since(asked))
 		})
 	}
@@ -114,7 +114,7 @@ func TestLongDescriptors(t *testing.T) {
 // until the broker has closed all of them.
 func TestLongStalled(t *testing.T) {
 	b := startBroker(t)
-	send(t, b.tcp, "  V2"+onePub)
+	send(t, b.TCP, "  V2"+onePub)
 	base := b.descriptors(t)
 	quiet := "  V2IDENTIFY\n\x00\x00\x00\x1b{\"heartbeat_interval\":-1  }"
 	tcp := []string{
@@ -131,9 +131,9 @@ func TestLongStalled(t *testing.T) {
 	begun := time.Now()
 	ended := make(chan time.Duration, many)
 	for i := range many {
-		addr, script := b.tcp, tcp[i%len(tcp)]
+		addr, script := b.TCP, tcp[i%len(tcp)]
 		if i%4 == 3 {
-			addr, script = b.http, http[i/4%len(http)]
+			addr, script = b.HTTP, http[i/4%len(http)]
 		}
 		c := send(t, addr, script)
 		go func() {

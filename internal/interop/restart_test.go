@@ -14,9 +14,9 @@ func TestRestartKeepsMessages(t *testing.T) {
 	const count, held, finished = 1_000, 10, 5
 	// The small memory queue makes some of them overflow before the stop.
 	b := startBroker(t, "--mem-queue-size=300")
-	b.create(t, "kept", "ch")
-	b.create(t, "kept.paused", "ch")
-	b.post(t, "/channel/pause", on("kept.paused", "ch"), "")
+	b.Create(t, "kept", "ch")
+	b.Create(t, "kept.paused", "ch")
+	b.Post(t, "/channel/pause", on("kept.paused", "ch"), "")
 	p := newProducer(t, b)
 	must(t, p.MultiPublish("kept", numbered(count)))
 	must(t, p.MultiPublish("kept.early", numbered(count)))
@@ -36,11 +36,11 @@ func TestRestartKeepsMessages(t *testing.T) {
 	for range held {
 		tried[string(receive(t, c, "a message").Body)] = true
 	}
-	b.stop(t)
+	b.Stop(t)
 	consumer.Stop()
 
-	b.start(t)
-	if got, ok := b.channel(t, "kept.paused", "ch"); !ok || !got.Paused {
+	b.RestartElsewhere(t)
+	if got, ok := b.Channel(t, "kept.paused", "ch"); !ok || !got.Paused {
 		t.Errorf("the paused channel after the restart: %+v", got)
 	}
 	f := func(topic string, want int, attempts func(body string) uint16) {

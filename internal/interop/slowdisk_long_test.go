@@ -109,10 +109,10 @@ func TestLongSlowDisk(t *testing.T) {
 	)
 	dir, join := slowDisk(t, 5<<20)
 	b := startBroker(t, "--data-path="+dir, "--mem-queue-size=1000", "--memory-limit="+strconv.Itoa(limit))
-	join(b.cmd.Process.Pid)
-	b.create(t, "quick", "c")
-	b.create(t, "stuck", "c")
-	b.create(t, "flood", "c")
+	join(b.Cmd.Process.Pid)
+	b.Create(t, "quick", "c")
+	b.Create(t, "stuck", "c")
+	b.Create(t, "flood", "c")
 
 	got := make(chan time.Duration, 1<<16)
 	consume(t, b, "quick", "c", config(100), func(m *nsq.Message) error {
@@ -123,7 +123,7 @@ func TestLongSlowDisk(t *testing.T) {
 	latency(t, quick, got, time.Second)
 	before := latency(t, quick, got, 20*time.Second)
 
-	stuck, err := net.Dial("tcp", b.tcp)
+	stuck, err := net.Dial("tcp", b.TCP)
 	must(t, err)
 	defer stuck.Close()
 	_, err = stuck.Write([]byte("  V2SUB stuck c\nRDY 2500\n"))
@@ -138,7 +138,7 @@ func TestLongSlowDisk(t *testing.T) {
 			// A broker that holds a producer back does not read it for long.
 			cfg.WriteTimeout = 5 * time.Minute
 			cfg.ReadTimeout = 5 * time.Minute
-			p, err := nsq.NewProducer(b.tcp, cfg)
+			p, err := nsq.NewProducer(b.TCP, cfg)
 			if err != nil {
 				refused.Add(1)
 				return
@@ -179,13 +179,13 @@ func TestLongSlowDisk(t *testing.T) {
 	if n := refused.Load(); n > 0 {
 		t.Errorf("%d publishes were refused", n)
 	}
-	high := rss(t, b.cmd.Process.Pid)
+	high := rss(t, b.Cmd.Process.Pid)
 	t.Logf("took %v; most memory resident %d MB; p99 before %v, during %v; p50 %v, %v", took.Round(time.Second), high>>20,
 		quantile(before, 0.99), quantile(during, 0.99), quantile(before, 0.5), quantile(during, 0.5))
 	if high > limit+beside {
 		t.Errorf("%d MB were resident, the limit is %d of messages", high>>20, limit>>20)
 	}
-	ch, _ := b.channel(t, "flood", "c")
+	ch, _ := b.Channel(t, "flood", "c")
 	if ch.Depth != total/size {
 		t.Errorf("the flooded channel holds %d messages, want %d", ch.Depth, total/size)
 	}

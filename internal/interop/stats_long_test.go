@@ -21,9 +21,9 @@ func TestLongBigStats(t *testing.T) {
 	const topics, channels, clients = 100, 100, 15_000
 	b := startBroker(t, "--log-level=warn")
 	for i := range topics {
-		b.create(t, fmt.Sprint("topic", i))
+		b.Create(t, fmt.Sprint("topic", i))
 		for j := range channels {
-			b.post(t, "/channel/create", on(fmt.Sprint("topic", i), fmt.Sprint("channel", j)), "")
+			b.Post(t, "/channel/create", on(fmt.Sprint("topic", i), fmt.Sprint("channel", j)), "")
 		}
 	}
 	var wg sync.WaitGroup
@@ -32,7 +32,7 @@ func TestLongBigStats(t *testing.T) {
 			for i := part; i < clients; i += 10 {
 				// Several addresses, for one has too few ports.
 				d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, byte(2+part))}}
-				c, err := d.Dial("tcp", b.tcp)
+				c, err := d.Dial("tcp", b.TCP)
 				if err != nil {
 					t.Error(err)
 					return
@@ -47,7 +47,7 @@ func TestLongBigStats(t *testing.T) {
 	if t.Failed() {
 		return
 	}
-	url := "http://" + b.http + "/stats?format=json"
+	url := "http://" + b.HTTP + "/stats?format=json"
 	stats := func() (size int64) {
 		resp, err := http.Get(url)
 		must(t, err)
@@ -57,7 +57,7 @@ func TestLongBigStats(t *testing.T) {
 		return size
 	}
 	eventually(t, "every client has subscribed", func() bool {
-		resp, err := http.Get("http://" + b.http + "/stats?topic=topic99")
+		resp, err := http.Get("http://" + b.HTTP + "/stats?topic=topic99")
 		must(t, err)
 		defer resp.Body.Close()
 		text, err := io.ReadAll(resp.Body)
@@ -65,7 +65,7 @@ func TestLongBigStats(t *testing.T) {
 		return strings.Count(string(text), "[V2 ") == clients/topics
 	})
 
-	pinger := send(t, b.tcp, "  V2")
+	pinger := send(t, b.TCP, "  V2")
 	stop, pings := make(chan bool), make(chan []time.Duration)
 	measure := func() {
 		var all []time.Duration
@@ -122,7 +122,7 @@ func TestLongBigStats(t *testing.T) {
 // each bound of /metrics from about a millisecond on.
 func longRounds(t *testing.T, b *broker) map[string]int {
 	t.Helper()
-	resp, err := http.Get("http://" + b.http + "/metrics")
+	resp, err := http.Get("http://" + b.HTTP + "/metrics")
 	must(t, err)
 	defer resp.Body.Close()
 	text, err := io.ReadAll(resp.Body)

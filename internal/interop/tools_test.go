@@ -3,10 +3,11 @@ package interop
 import (
 	"fmt"
 	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/zsqio/zsq/internal/interop/daemon"
 )
 
 // TestToolsRoundTrip pipes lines through to_nsq and the broker to nsq_tail.
@@ -14,13 +15,9 @@ func TestToolsRoundTrip(t *testing.T) {
 	t.Parallel()
 	const count = 500
 	b := startBroker(t)
-	dir, err := tools()
-	if err != nil {
-		t.Fatal(err)
-	}
-	tail := exec.CommandContext(t.Context(), filepath.Join(dir, "nsq_tail"),
-		"--topic=lines", "--channel=tail#ephemeral", fmt.Sprint("-n=", count), "--nsqd-tcp-address="+b.tcp)
-	var out lockedBuffer
+	tail := exec.CommandContext(t.Context(), tool("nsq_tail").Path(t),
+		"--topic=lines", "--channel=tail#ephemeral", fmt.Sprint("-n=", count), "--nsqd-tcp-address="+b.TCP)
+	var out daemon.Log
 	tail.Stdout = &out
 	must(t, tail.Start())
 	done := make(chan error, 1)
@@ -31,9 +28,9 @@ func TestToolsRoundTrip(t *testing.T) {
 	for i := range count {
 		lines = append(lines, fmt.Sprintf("line %04d", i))
 	}
-	runTool(t, strings.Join(lines, "\n")+"\n", "to_nsq", "--topic=lines", "--nsqd-tcp-address="+b.tcp)
+	runTool(t, strings.Join(lines, "\n")+"\n", "to_nsq", "--topic=lines", "--nsqd-tcp-address="+b.TCP)
 	must(t, receive(t, done, "nsq_tail ends"))
-	got := strings.Split(strings.TrimSuffix(out.tail(1<<20), "\n"), "\n")
+	got := strings.Split(strings.TrimSuffix(out.String(), "\n"), "\n")
 	if !slices.Equal(got, lines) {
 		t.Errorf("nsq_tail printed %d lines, want the %d published ones in their order", len(got), count)
 	}
@@ -43,11 +40,11 @@ func TestToolsRoundTrip(t *testing.T) {
 func TestNsqStat(t *testing.T) {
 	t.Parallel()
 	b := startBroker(t)
-	b.create(t, "watched", "ch")
+	b.Create(t, "watched", "ch")
 	must(t, newProducer(t, b).MultiPublish("watched", numbered(7)))
 	b.settles(t, "watched", "ch", "all waiting", func(ch channelStats) bool { return ch.Depth == 7 })
 	out, _ := runTool(t, "", "nsq_stat", "--topic=watched", "--channel=ch", "--count=1",
-		"--interval=50ms", "--nsqd-http-address="+b.http)
+		"--interval=50ms", "--nsqd-http-address="+b.HTTP)
 	// ingress, egress | total, mem, disk, in flight, deferred | requeues, timeouts, messages, clients
 	lines := strings.Split(strings.TrimSpace(out), "\n")
 	fields := strings.Fields(lines[len(lines)-1])
@@ -60,16 +57,16 @@ func TestNsqStat(t *testing.T) {
 func TestBenchPrograms(t *testing.T) {
 	t.Parallel()
 	b := startBroker(t)
-	b.create(t, "sub_bench", "ch")
-	_, out := runTool(t, "", "bench_writer", "--runfor=300ms", "--nsqd-tcp-address="+b.tcp)
+	b.Create(t, "sub_bench", "ch")
+	_, out := runTool(t, "", "bench_writer", "--runfor=300ms", "--nsqd-tcp-address="+b.TCP)
 	if !strings.Contains(out, "ops/s") {
 		t.Errorf("bench_writer printed %q, want its result", out)
 	}
-	before, _ := b.channel(t, "sub_bench", "ch")
+	before, _ := b.Channel(t, "sub_bench", "ch")
 	if before.MessageCount == 0 {
 		t.Fatalf("after bench_writer: %+v, want messages", before)
 	}
-	_, out = runTool(t, "", "bench_reader", "--runfor=300ms", "--nsqd-tcp-address="+b.tcp)
+	_, out = runTool(t, "", "bench_reader", "--runfor=300ms", "--nsqd-tcp-address="+b.TCP)
 	if !strings.Contains(out, "ops/s") {
 		t.Errorf("bench_reader printed %q, want its result", out)
 	}

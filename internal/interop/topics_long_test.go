@@ -18,13 +18,13 @@ func TestLongManyTopics(t *testing.T) {
 	const topics = 10_000
 	b := startBroker(t, "--log-level=warn")
 	resident := func() string {
-		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", b.cmd.Process.Pid))
+		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", b.Cmd.Process.Pid))
 		must(t, err)
 		_, rest, _ := strings.Cut(string(text), "VmRSS:")
 		size, _, _ := strings.Cut(rest, "\n")
 		return strings.TrimSpace(size)
 	}
-	c := send(t, b.tcp, "  V2")
+	c := send(t, b.TCP, "  V2")
 	begun := time.Now()
 	go func() {
 		for i := range topics {
@@ -38,16 +38,16 @@ func TestLongManyTopics(t *testing.T) {
 	t.Logf("made %d topics in %v, %v of processor time, %s resident", topics, time.Since(begun), b.cpu(t), resident())
 	for range 2 {
 		begun = time.Now()
-		b.stop(t)
-		state := b.cmd.ProcessState
+		b.Stop(t)
+		state := b.Cmd.ProcessState
 		t.Logf("stopped in %v; the process took %v and %v in the kernel", time.Since(begun), state.UserTime(), state.SystemTime())
 		begun = time.Now()
-		b.start(t)
+		b.RestartElsewhere(t)
 		t.Logf("started in %v, %v of processor time, %s resident", time.Since(begun), b.cpu(t), resident())
 	}
 	for _, i := range []int{0, topics / 2, topics - 1} {
 		name := fmt.Sprint("topic", i)
-		if s, ok := b.topic(t, name); !ok || s.Depth != 1 {
+		if s, ok := b.Topic(t, name); !ok || s.Depth != 1 {
 			t.Errorf("%s after two restarts: %t, %+v", name, ok, s)
 		}
 	}

@@ -11,7 +11,6 @@ import (
 	upstream "github.com/nsqio/go-nsq"
 
 	nsq "github.com/zsqio/zsq/client"
-	"github.com/zsqio/zsq/internal/interop/daemon"
 )
 
 // The benchmarks run our client and go-nsq against the same daemon, which is a
@@ -114,7 +113,7 @@ func theirs(b *testing.B, addr string) publisher {
 
 // pair runs a benchmark with both clients against one daemon.
 func pair(b *testing.B, f func(b *testing.B, p publisher)) {
-	d := daemon.Start(b, daemon.Zsq)
+	d := start(b, kindZsq)
 	for _, c := range []struct {
 		name string
 		make func(*testing.B, string) publisher
@@ -184,9 +183,8 @@ func BenchmarkConsume(b *testing.B) {
 	for _, handlers := range []int{1, 8} {
 		for _, client := range []string{"zsq", "go-nsq"} {
 			b.Run(fmt.Sprintf("handlers=%d/%s", handlers, client), func(b *testing.B) {
-				d := daemon.Start(b, daemon.Zsq, "--mem-queue-size=10000000")
-				d.Post(b, "/topic/create?topic=t")
-				d.Post(b, "/channel/create?topic=t&channel=ch")
+				d := start(b, kindZsq, "--mem-queue-size=10000000")
+				d.Create(b, "t", "ch")
 				fill(b, d.TCP, b.N)
 				var got atomic.Int64
 				all := make(chan struct{})
@@ -230,7 +228,7 @@ func BenchmarkConsume(b *testing.B) {
 						<-r.StopChan
 					})
 				}
-				if ch := d.Channel(b, "t", "ch"); ch.Depth+ch.InFlightCount > 0 {
+				if ch, _ := d.Channel(b, "t", "ch"); ch.Depth+ch.InFlightCount > 0 {
 					b.Fatalf("%+v is left", ch)
 				}
 			})

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -23,12 +24,24 @@ import (
 // seconds only.
 const patience = 30 * time.Second
 
+// Kinds of nsqd.
+const kindZsq, kindUpstream = "zsq", "upstream"
+
+var nsqds = map[string]daemon.Program{kindZsq: daemon.Nsqd, kindUpstream: daemon.UpstreamNsqd}
+
+// start runs an nsqd with a fresh data directory until the test ends.
+func start(t testing.TB, kind string, flags ...string) *daemon.Daemon {
+	t.Helper()
+	flags = append([]string{"--broadcast-address=127.0.0.1", "--data-path=" + t.TempDir()}, flags...)
+	return daemon.Start(t, daemon.Config{Program: nsqds[kind], Flags: flags})
+}
+
 // each runs a test against our daemon and upstream's, and wants goroutines and
 // descriptors back where they were.
 func each(t *testing.T, f func(t *testing.T, kind string)) {
-	for _, kind := range []string{daemon.Zsq, daemon.Upstream} {
+	for _, kind := range []string{kindZsq, kindUpstream} {
 		t.Run(kind, func(t *testing.T) {
-			daemon.Binary(t, kind)
+			nsqds[kind].Path(t)
 			http.DefaultClient.CloseIdleConnections()
 			goroutines, files := runtime.NumGoroutine(), descriptors()
 			t.Cleanup(func() {
@@ -55,11 +68,7 @@ func descriptors() int {
 
 func eventually(t *testing.T, what string, cond func() bool) {
 	t.Helper()
-	for end := time.Now().Add(patience); !cond(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("%s: still not so after %v", what, patience)
-		}
-	}
+	daemon.Eventually(t, patience, what, cond)
 }
 
 func receive[T any](t *testing.T, c <-chan T, what string) T {
@@ -106,8 +115,8 @@ func newConsumer(t *testing.T, topic string, cfg *nsq.Config, concurrency int, h
 func drained(t *testing.T, d *daemon.Daemon, topic string) {
 	t.Helper()
 	eventually(t, "the channel is drained", func() bool {
-		ch := d.Channel(t, topic, "ch")
-		return ch.Name != "" && ch.Depth+ch.InFlightCount+ch.DeferredCount == 0
+		ch, ok := d.Channel(t, topic, "ch")
+		return ok && ch.Depth+ch.InFlightCount+ch.DeferredCount == 0
 	})
 }
 
@@ -135,7 +144,7 @@ func (l *ledger) distinct() int {
 // TestRoundTrip publishes in every way and consumes each message once.
 func TestRoundTrip(t *testing.T) {
 	each(t, func(t *testing.T, kind string) {
-		roundTrip(t, daemon.Start(t, kind), nsq.NewConfig(), 10*time.Millisecond)
+		roundTrip(t, start(t, kind), nsq.NewConfig(), 10*time.Millisecond)
 	})
 }
 
@@ -143,8 +152,7 @@ func TestRoundTrip(t *testing.T) {
 // five seconds if it is not zero.
 func roundTrip(t *testing.T, d *daemon.Daemon, cfg *nsq.Config, delay time.Duration) {
 	t.Helper()
-	d.Post(t, "/topic/create?topic=trip")
-	d.Post(t, "/channel/create?topic=trip&channel=ch")
+	d.Create(t, "trip", "ch")
 	p := newProducer(t, d.TCP, cfg)
 	const each = 2000
 	var senders sync.WaitGroup
@@ -210,7 +218,7 @@ func roundTrip(t *testing.T, d *daemon.Daemon, cfg *nsq.Config, delay time.Durat
 // TestErrors wants the daemon's words in the errors, and a producer that goes on.
 func TestErrors(t *testing.T) {
 	each(t, func(t *testing.T, kind string) {
-		d := daemon.Start(t, kind, "--max-msg-size=100", "--max-body-size=1000")
+		d := start(t, kind, "--max-msg-size=100", "--max-body-size=1000")
 		f := func(want string, publish func(*nsq.Producer) error) {
 			t.Helper()
 			p := newProducer(t, d.TCP, nsq.NewConfig())
@@ -243,7 +251,7 @@ func TestErrors(t *testing.T) {
 // TestHeartbeats keeps idle connections and busy handlers for several heartbeats.
 func TestHeartbeats(t *testing.T) {
 	each(t, func(t *testing.T, kind string) {
-		d := daemon.Start(t, kind)
+		d := start(t, kind)
 		cfg := nsq.NewConfig()
 		cfg.HeartbeatInterval = time.Second
 		cfg.ReadTimeout = 1500 * time.Millisecond
@@ -259,7 +267,7 @@ func TestHeartbeats(t *testing.T) {
 		r := newConsumer(t, "beats", cfg, 1, func(m *nsq.Message) error { <-release; l.note(m); return nil })
 		must(t, r.ConnectToNSQD(d.TCP))
 		time.Sleep(2500 * time.Millisecond) // more than two heartbeats, after which a silent client is dropped
-		if got := d.Channel(t, "beats", "ch"); got.ClientCount != 1 || got.InFlightCount != 10 {
+		if got, _ := d.Channel(t, "beats", "ch"); got.ClientCount != 1 || got.InFlightCount != 10 {
 			t.Errorf("%+v, want one client with ten in flight", got)
 		}
 		close(release)
@@ -272,7 +280,7 @@ func TestHeartbeats(t *testing.T) {
 // TestRestart kills the daemon and brings it back: producer and consumer go on.
 func TestRestart(t *testing.T) {
 	each(t, func(t *testing.T, kind string) {
-		d := daemon.Start(t, kind)
+		d := start(t, kind)
 		p := newProducer(t, d.TCP, nsq.NewConfig())
 		var l ledger
 		r := newConsumer(t, "again", nsq.NewConfig(), 1, func(m *nsq.Message) error { l.note(m); return nil })
@@ -284,7 +292,7 @@ func TestRestart(t *testing.T) {
 			if i == 0 {
 				d.Kill()
 			} else {
-				d.Terminate()
+				_ = d.Signal(t, syscall.SIGTERM) // upstream may not listen to signals yet
 			}
 			if err := p.Publish("again", body); err == nil {
 				t.Error("a publish to nobody works")
@@ -301,7 +309,7 @@ func TestUpgrades(t *testing.T) {
 	each(t, func(t *testing.T, kind string) {
 		cert, key := certificate(t)
 		flags := []string{"--snappy=true", "--deflate=true", "--max-deflate-level=6"}
-		if kind == daemon.Upstream {
+		if kind == kindUpstream {
 			flags = append(flags, "--tls-cert="+cert, "--tls-key="+key)
 		}
 		for _, options := range [][]string{{"snappy"}, {"deflate"}, {"tls_v1"}, {"tls_v1", "snappy"}, {"tls_v1", "deflate"}} {
@@ -312,14 +320,14 @@ func TestUpgrades(t *testing.T) {
 				}
 				must(t, cfg.Set("tls-root-ca-file", cert))
 				must(t, cfg.Set("tls-min-version", "tls1.2"))
-				roundTrip(t, daemon.Start(t, kind, flags...), cfg, 0)
+				roundTrip(t, start(t, kind, flags...), cfg, 0)
 			})
 		}
-		if kind == daemon.Upstream {
+		if kind == kindUpstream {
 			t.Run("an unknown authority", func(t *testing.T) {
 				cfg := nsq.NewConfig()
 				cfg.TlsV1 = true
-				err := newProducer(t, daemon.Start(t, kind, flags...).TCP, cfg).Ping()
+				err := newProducer(t, start(t, kind, flags...).TCP, cfg).Ping()
 				if !errors.As(err, new(nsq.ErrIdentify)) || !strings.Contains(err.Error(), "certificate") {
 					t.Errorf("error %v, want one of the certificate", err)
 				}
@@ -343,7 +351,7 @@ func TestAuth(t *testing.T) {
 		})
 	}))
 	defer s.Close()
-	d := daemon.Start(t, daemon.Upstream, "--auth-http-address="+strings.TrimPrefix(s.URL, "http://"))
+	d := start(t, kindUpstream, "--auth-http-address="+strings.TrimPrefix(s.URL, "http://"))
 	f := func(secret, want string) {
 		t.Helper()
 		cfg := nsq.NewConfig()
@@ -362,9 +370,9 @@ func TestAuth(t *testing.T) {
 // TestDiscovery finds two daemons, one of each kind, through upstream's nsqlookupd.
 // (Our daemon does not register itself yet, so we register it.)
 func TestDiscovery(t *testing.T) {
-	lookupd := daemon.Start(t, daemon.Lookupd)
-	d := daemon.Start(t, daemon.Upstream, "--lookupd-tcp-address="+lookupd.TCP)
-	other := daemon.Start(t, daemon.Zsq)
+	lookupd := daemon.Start(t, daemon.Config{Program: daemon.UpstreamNsqlookupd, Flags: []string{"--broadcast-address=127.0.0.1"}})
+	d := start(t, kindUpstream, "--lookupd-tcp-address="+lookupd.TCP)
+	other := start(t, kindZsq)
 	register(t, lookupd.TCP, other, "found")
 	for i, d := range []*daemon.Daemon{d, other} {
 		must(t, newProducer(t, d.TCP, nsq.NewConfig()).Publish("found", fmt.Append(nil, i)))
@@ -408,7 +416,7 @@ func register(t *testing.T, lookupd string, d *daemon.Daemon, topic string) {
 // TestConnAlone uses a Conn with a delegate of the test's own, as some programs do.
 func TestConnAlone(t *testing.T) {
 	each(t, func(t *testing.T, kind string) {
-		d := daemon.Start(t, kind)
+		d := start(t, kind)
 		must(t, newProducer(t, d.TCP, nsq.NewConfig()).Publish("alone", []byte("x")))
 		del := &delegate{messages: make(chan *nsq.Message, 10), closed: make(chan bool)}
 		c := nsq.NewConn(d.TCP, nsq.NewConfig(), del)

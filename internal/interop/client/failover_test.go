@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -30,9 +31,8 @@ func failover(t *testing.T, kind string, every, length time.Duration, rate int) 
 	var daemons []*daemon.Daemon
 	var addrs []string
 	for range 3 {
-		d := daemon.Start(t, kind)
-		d.Post(t, "/topic/create?topic=over")
-		d.Post(t, "/channel/create?topic=over&channel=ch")
+		d := start(t, kind)
+		d.Create(t, "over", "ch")
 		daemons, addrs = append(daemons, d), append(addrs, d.TCP)
 	}
 	p, err := nsq.NewFailoverProducer(addrs, calm())
@@ -77,7 +77,7 @@ func failover(t *testing.T, kind string, every, length time.Duration, rate int) 
 		select {
 		case <-tick.C:
 			d := daemons[rounds%len(daemons)]
-			d.Terminate()
+			_ = d.Signal(t, syscall.SIGTERM) // upstream may not listen to signals yet
 			d.Restart(t)
 			continue
 		case <-stop:

@@ -11,8 +11,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/zsqio/zsq/internal/interop/daemon"
 )
 
 // TestLongUpstreamTools compiles upstream's tools with our client in place of
@@ -24,10 +22,9 @@ import (
 func TestLongUpstreamTools(t *testing.T) {
 	dir := t.TempDir()
 	tools := upstreamTools(t, dir)
-	d := daemon.Start(t, daemon.Zsq)
+	d := start(t, kindZsq)
 	for _, topic := range []string{"from", "to"} {
-		d.Post(t, "/topic/create?topic="+topic)
-		d.Post(t, "/channel/create?topic="+topic+"&channel=ch")
+		d.Create(t, topic, "ch")
 	}
 	out := filepath.Join(dir, "out")
 	must(t, os.Mkdir(out, 0o700))
@@ -82,7 +79,7 @@ func TestLongUpstreamTools(t *testing.T) {
 		return true
 	})
 
-	d.Post(t, "/channel/create?topic=to&channel=tail")
+	d.Create(t, "to", "tail")
 	tail := exec.Command(filepath.Join(tools, "nsq_tail"), "--topic=to", "--channel=tail", "-n=1", "--nsqd-tcp-address="+d.TCP)
 	var text bytes.Buffer
 	tail.Stdout = &text
@@ -151,7 +148,7 @@ func upstreamTools(t *testing.T, dir string) string {
 // TestLongFailover is TestFailover for two minutes at 20,000 messages a second,
 // with a daemon stopped every five seconds.
 func TestLongFailover(t *testing.T) {
-	for _, kind := range []string{daemon.Zsq, daemon.Upstream} {
+	for _, kind := range []string{kindZsq, kindUpstream} {
 		t.Run(kind, func(t *testing.T) { failover(t, kind, 5*time.Second, 2*time.Minute, 20_000) })
 	}
 }

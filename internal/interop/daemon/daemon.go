@@ -1,216 +1,196 @@
-// Package daemon starts nsqd and nsqlookupd processes for the tests of this
-// module: ours, built from the repository, and upstream's, built from the modules
-// that go.mod names. It listens on loopback ports that the system chooses.
+// Package daemon is the harness that the tests of this module share. It builds
+// programs once per process, ours from the repository and upstream's from the
+// modules that go.mod names, and runs daemons on loopback ports that the system
+// chooses: Start, then Stop, Kill and Restart.
+//
+// A package that uses it calls Main from its TestMain.
 package daemon
 
 import (
-	"bytes"
-	"encoding/json"
-	"fmt"
+	"io"
 	"net"
 	"net/http"
-	"os"
+	"net/url"
 	"os/exec"
-	"path/filepath"
-	"sync"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
 )
 
-// patience bounds every wait.
-const patience = 30 * time.Second
+// patience bounds every wait for a process. It is generous because the machine
+// may be busy; a test that passes does not wait for it.
+const patience = 40 * time.Second
 
-// Kinds of daemons.
-const (
-	Zsq      = "zsq"      // our nsqd, or the one that ZSQ_NSQD names
-	Upstream = "upstream" // upstream's nsqd
-	Lookupd  = "lookupd"  // upstream's nsqlookupd
-)
-
-var (
-	mu    sync.Mutex
-	built = make(map[string]string) // kind to path
-	dir   string
-)
-
-// Main runs the tests of a package and removes what was built for them.
-func Main(m *testing.M) {
-	code := m.Run()
-	if dir != "" {
-		os.RemoveAll(dir)
-	}
-	os.Exit(code)
+// A Config says what Start runs, and how.
+type Config struct {
+	// Program is an nsqd or an nsqlookupd.
+	Program Program
+	// Flags follow --tcp-address and --http-address on the command line. An nsqd
+	// needs a --data-path among them.
+	Flags []string
+	// Ready reports whether the daemon serves; nil is Pings. It is asked again
+	// and again.
+	Ready func(*Daemon) bool
+	// Command makes the command that becomes the daemon's process; nil is
+	// exec.Command.
+	Command func(path string, args ...string) *exec.Cmd
 }
 
-// Binary returns the path of the kind's binary, built if need be.
-func Binary(t testing.TB, kind string) string {
-	t.Helper()
-	mu.Lock()
-	defer mu.Unlock()
-	if path := built[kind]; path != "" {
-		return path
-	}
-	if path := os.Getenv("ZSQ_NSQD"); path != "" && kind == Zsq {
-		return path
-	}
-	if dir == "" {
-		made, err := os.MkdirTemp("", "zsq-daemon-")
-		if err != nil {
-			t.Fatal(err)
-		}
-		dir = made
-	}
-	path := filepath.Join(dir, kind)
-	cmd := exec.Command("go", "build", "-o", path, map[string]string{
-		Zsq:      "./cmd/nsqd",
-		Upstream: "github.com/nsqio/nsq/apps/nsqd",
-		Lookupd:  "github.com/nsqio/nsq/apps/nsqlookupd",
-	}[kind])
-	root, err := exec.Command("go", "env", "GOMOD").Output()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd.Dir = filepath.Dir(string(bytes.TrimSpace(root)))
-	if kind == Zsq {
-		cmd.Dir = filepath.Join(cmd.Dir, "..", "..")
-	}
-	if text, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("go build of %s: %v\n%s", kind, err, text)
-	}
-	built[kind] = path
-	return path
-}
-
-// A Daemon is a process.
+// A Daemon is a process, or what is left of one. What starts and ends it belongs
+// to one goroutine.
 type Daemon struct {
+	Config           // for the next Restart
 	TCP, HTTP string // addresses
+	Log       *Log   // of every process that this daemon has been
+	Cmd       *exec.Cmd
 
-	kind  string
-	dir   string
-	flags []string
-	cmd   *exec.Cmd
-	log   *log
-	done  chan struct{} // closed when the process has ended
+	done chan struct{} // closed when the process has ended
+	err  error         // how it ended; set before done is closed
 }
 
-// Start runs a daemon with a fresh data directory. It is killed when the test
-// ends, and its log is shown when the test has failed.
-func Start(t testing.TB, kind string, flags ...string) *Daemon {
+// Start runs a daemon on addresses of its own and waits until it is ready. It is
+// killed when the test ends, and its log is shown when the test has failed.
+func Start(t testing.TB, c Config) *Daemon {
 	t.Helper()
-	d := &Daemon{kind: kind, dir: t.TempDir(), flags: flags, log: new(log)}
-	d.TCP, d.HTTP = freeAddr(t), freeAddr(t)
+	d := &Daemon{Config: c, Log: new(Log)}
 	t.Cleanup(func() {
 		d.Kill()
 		if t.Failed() {
-			t.Logf("the log of %s, last part:\n%s", kind, d.log.tail(4<<10))
+			t.Logf("the log of %s, last part:\n%s", d.Program.Package, d.Log.Tail(8<<10))
 		}
 	})
-	d.Restart(t)
+	d.RestartElsewhere(t)
 	return d
 }
 
-// Restart runs the daemon again, on the same addresses and data, after Kill or
-// Terminate.
+// RestartElsewhere runs the daemon again on new addresses, after its process has
+// ended. Another process may take such an address first; a start that ends early
+// is therefore tried again.
+func (d *Daemon) RestartElsewhere(t testing.TB) {
+	t.Helper()
+	for range 3 {
+		d.TCP, d.HTTP = FreeAddr(t), FreeAddr(t)
+		if d.run(t) {
+			return
+		}
+	}
+	t.Fatalf("%s does not start: %v", d.Program.Package, d.err)
+}
+
+// Restart runs the daemon again on the addresses that it had, after its process
+// has ended.
 func (d *Daemon) Restart(t testing.TB) {
 	t.Helper()
-	args := []string{"--tcp-address=" + d.TCP, "--http-address=" + d.HTTP, "--broadcast-address=127.0.0.1"}
-	if d.kind != Lookupd {
-		args = append(args, "--data-path="+d.dir)
+	if !d.run(t) {
+		t.Fatalf("%s does not start: %v", d.Program.Package, d.err)
 	}
-	d.cmd = exec.Command(Binary(t, d.kind), append(args, d.flags...)...)
-	d.cmd.Stdout, d.cmd.Stderr = d.log, d.log
-	if err := d.cmd.Start(); err != nil {
+}
+
+// run starts the process and reports whether it got ready before it ended.
+func (d *Daemon) run(t testing.TB) bool {
+	t.Helper()
+	command, ready := d.Command, d.Ready
+	if command == nil {
+		command = exec.Command
+	}
+	if ready == nil {
+		ready = Pings
+	}
+	args := append([]string{"--tcp-address=" + d.TCP, "--http-address=" + d.HTTP}, d.Flags...)
+	cmd := command(d.Program.Path(t), args...)
+	cmd.Stdout, cmd.Stderr = d.Log, d.Log
+	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	d.done = make(chan struct{})
-	go func(cmd *exec.Cmd, done chan struct{}) {
-		cmd.Wait()
+	done := make(chan struct{})
+	d.Cmd, d.done = cmd, done
+	go func() { // ends with the process
+		d.err = cmd.Wait()
 		close(done)
-	}(d.cmd, d.done)
-	for end := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) {
-		if resp, err := http.Get("http://" + d.HTTP + "/ping"); err == nil {
-			resp.Body.Close()
-			if resp.StatusCode == http.StatusOK {
-				return
-			}
-		}
+	}()
+	up := false
+	Eventually(t, patience, d.Program.Package+" is ready", func() bool {
 		select {
-		case <-d.done:
-			t.Fatalf("%s does not start:\n%s", d.kind, d.log.tail(4<<10))
+		case <-done:
+			return true
 		default:
+			up = ready(d)
+			return up
 		}
-		if time.Now().After(end) {
-			t.Fatalf("%s does not answer /ping", d.kind)
-		}
+	})
+	return up
+}
+
+// Pings reports whether the daemon answers /ping with status 200.
+func Pings(d *Daemon) bool {
+	resp, err := http.Get("http://" + d.HTTP + "/ping")
+	if err != nil {
+		return false
+	}
+	resp.Body.Close()
+	return resp.StatusCode == http.StatusOK
+}
+
+// Done is closed when the process has ended.
+func (d *Daemon) Done() <-chan struct{} { return d.done }
+
+// Wait waits for the end of the process, which something else has to bring
+// about, and returns what exec.Cmd.Wait says of it.
+func (d *Daemon) Wait() error {
+	<-d.done
+	return d.err
+}
+
+// Signal sends a signal that ends the process and returns what exec.Cmd.Wait
+// says of the end. The test fails if it does not come.
+func (d *Daemon) Signal(t testing.TB, sig syscall.Signal) error {
+	t.Helper()
+	if err := d.Cmd.Process.Signal(sig); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-d.done:
+		return d.err
+	case <-time.After(patience):
+		t.Fatalf("%s ignores %v", d.Program.Package, sig)
+		return nil
 	}
 }
 
-// Kill ends the process as a crash does.
+// Stop ends the process as an operator does, and wants a clean exit.
+func (d *Daemon) Stop(t testing.TB) {
+	t.Helper()
+	if err := d.Signal(t, syscall.SIGTERM); err != nil {
+		t.Fatalf("%s after SIGTERM: %v, want exit status 0", d.Program.Package, err)
+	}
+}
+
+// Kill ends the process as a crash does. It may have ended before.
 func (d *Daemon) Kill() {
-	if d.cmd != nil && d.cmd.Process != nil {
-		d.cmd.Process.Kill()
-		<-d.done
+	if d.Cmd == nil {
+		return
 	}
-}
-
-// Terminate ends the process as an operator does.
-func (d *Daemon) Terminate() {
-	d.cmd.Process.Signal(syscall.SIGTERM)
+	d.Cmd.Process.Kill()
 	<-d.done
 }
 
-// Channel is what /stats says of a channel.
-type Channel struct {
-	Name          string `json:"channel_name"`
-	Depth         int    `json:"depth"`
-	InFlightCount int    `json:"in_flight_count"`
-	DeferredCount int    `json:"deferred_count"`
-	MessageCount  int    `json:"message_count"`
-	ClientCount   int    `json:"client_count"`
-}
-
-// Channel returns what /stats says of a channel; the zero value if it is not there.
-func (d *Daemon) Channel(t testing.TB, topic, channel string) Channel {
+// Post makes an HTTP POST that must be answered with status 200.
+func (d *Daemon) Post(t testing.TB, path string, query url.Values, body string) {
 	t.Helper()
-	resp, err := http.Get("http://" + d.HTTP + "/stats?format=json&topic=" + topic)
+	resp, err := http.Post("http://"+d.HTTP+path+"?"+query.Encode(), "application/octet-stream", strings.NewReader(body))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer resp.Body.Close()
-	var stats struct {
-		Topics []struct {
-			Name     string    `json:"topic_name"`
-			Channels []Channel `json:"channels"`
-		} `json:"topics"`
-	}
-	if err := json.NewDecoder(resp.Body).Decode(&stats); err != nil {
-		t.Fatal(err)
-	}
-	for _, top := range stats.Topics {
-		for _, ch := range top.Channels {
-			if top.Name == topic && ch.Name == channel {
-				return ch
-			}
-		}
-	}
-	return Channel{}
-}
-
-// Post calls one of the daemon's HTTP commands, such as "/topic/create?topic=x".
-func (d *Daemon) Post(t testing.TB, command string) {
-	t.Helper()
-	resp, err := http.Post("http://"+d.HTTP+command, "", nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
-		t.Fatal(fmt.Errorf("POST %s: %s", command, resp.Status))
+		text, _ := io.ReadAll(resp.Body)
+		t.Fatalf("POST %s?%s: %s %s", path, query.Encode(), resp.Status, text)
 	}
 }
 
-func freeAddr(t testing.TB) string {
+// FreeAddr returns a loopback address that was free a moment ago.
+func FreeAddr(t testing.TB) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -220,22 +200,13 @@ func freeAddr(t testing.TB) string {
 	return l.Addr().String()
 }
 
-// log collects a process's output.
-type log struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-// Write appends p.
-func (l *log) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.Write(p)
-}
-
-func (l *log) tail(n int) string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	text := l.buf.Bytes()
-	return string(text[max(0, len(text)-n):])
+// Eventually asks until cond holds; the test fails after the time given. Another
+// process has no go-chan on which we could wait for it.
+func Eventually(t testing.TB, within time.Duration, what string, cond func() bool) {
+	t.Helper()
+	for end := time.Now().Add(within); !cond(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("%s: still not so after %v", what, within)
+		}
+	}
 }

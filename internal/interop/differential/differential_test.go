@@ -9,6 +9,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"github.com/zsqio/zsq/internal/interop/daemon"
 )
 
 // TestDifferential plays the scripts that wait for no clock.
@@ -38,7 +40,7 @@ func playAll(t *testing.T, pattern string) {
 
 // run plays the script's cases, one after the other, on both brokers at once.
 func (s *script) run(t *testing.T, diffs []*difference) {
-	us, upstream := newBroker(t, ours, s.flags), newBroker(t, theirs, s.flags)
+	us, upstream := newBroker(t, daemon.Nsqd, s.flags), newBroker(t, daemon.UpstreamNsqd, s.flags)
 	seen := map[*difference]bool{}
 	for i := range s.cases {
 		c := &s.cases[i]

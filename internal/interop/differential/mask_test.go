@@ -30,8 +30,8 @@ var patterns = []struct {
 }
 
 func (m *masks) apply(s string) string {
-	_, tcp, _ := strings.Cut(m.b.tcp, ":")
-	_, http, _ := strings.Cut(m.b.http, ":")
+	_, tcp, _ := strings.Cut(m.b.TCP, ":")
+	_, http, _ := strings.Cut(m.b.HTTP, ":")
 	s = strings.NewReplacer(m.b.dir, "DIR", tcp, "TCPPORT", http, "HTTPPORT").Replace(s)
 	for _, p := range patterns {
 		s = p.re.ReplaceAllString(s, p.to)

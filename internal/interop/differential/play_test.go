@@ -111,7 +111,7 @@ func (p *player) oneShot(text string, magic bool) (string, error) {
 	if magic {
 		raw = "  V2" + raw
 	}
-	w, err := dial(p.b.tcp)
+	w, err := dial(p.b.TCP)
 	if err != nil {
 		return "", err
 	}
@@ -127,7 +127,7 @@ func (p *player) connStep(name byte, do, rest string) (string, error) {
 	w := p.conns[name]
 	if w == nil {
 		var err error
-		if w, err = dial(p.b.tcp); err != nil {
+		if w, err = dial(p.b.TCP); err != nil {
 			return "", err
 		}
 		p.conns[name] = w
@@ -242,7 +242,7 @@ func (p *player) httpStep(m []string) (string, error) {
 
 // exchange sends one request and spells the response out.
 func (p *player) exchange(raw, method string, short bool) (string, error) {
-	w, err := dial(p.b.http)
+	w, err := dial(p.b.HTTP)
 	if err != nil {
 		return "", err
 	}
@@ -290,7 +290,7 @@ func (p *player) rawHTTP(text string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	w, err := dial(p.b.http)
+	w, err := dial(p.b.HTTP)
 	if err != nil {
 		return "", err
 	}

@@ -17,20 +17,21 @@ import (
 	"time"
 
 	"github.com/nsqio/go-nsq"
+	"github.com/zsqio/zsq/internal/interop/daemon"
 )
 
 // A cluster is nsqd nodes that register with every lookupd.
 type cluster struct {
 	t       *testing.T
-	lookups []*daemon
-	nodes   []*daemon
+	lookups []*server
+	nodes   []*server
 }
 
 func startCluster(t *testing.T, lookups, nodes int, flags ...string) *cluster {
 	t.Helper()
 	c := &cluster{t: t}
 	for range lookups {
-		c.lookups = append(c.lookups, lookupd(t, ours, flags...))
+		c.lookups = append(c.lookups, launch(t, ours, flags...))
 	}
 	for range nodes {
 		c.addNode()
@@ -38,7 +39,7 @@ func startCluster(t *testing.T, lookups, nodes int, flags ...string) *cluster {
 	t.Cleanup(func() {
 		for _, n := range c.nodes {
 			if t.Failed() {
-				t.Logf("node %s: %s", n.tcp, n.get("/stats"))
+				t.Logf("node %s: %s", n.TCP, n.get("/stats"))
 			}
 		}
 	})
@@ -46,13 +47,13 @@ func startCluster(t *testing.T, lookups, nodes int, flags ...string) *cluster {
 }
 
 // addNode starts one more node and waits until every lookupd knows it.
-func (c *cluster) addNode() *daemon {
+func (c *cluster) addNode() *server {
 	c.t.Helper()
-	args := []string{"--broadcast-address=127.0.0.1", "--data-path=" + c.t.TempDir()}
+	args := []string{"--data-path=" + c.t.TempDir()}
 	for _, l := range c.lookups {
-		args = append(args, "--lookupd-tcp-address="+l.tcp)
+		args = append(args, "--lookupd-tcp-address="+l.TCP)
 	}
-	n := launch(c.t, must(nsqd())(c.t), args...)
+	n := launch(c.t, daemon.Nsqd, args...)
 	c.nodes = append(c.nodes, n)
 	c.acquainted(n)
 	return n
@@ -60,26 +61,26 @@ func (c *cluster) addNode() *daemon {
 
 // acquainted waits until a node that has just started and every lookupd know each
 // other: only then does it ask them for the channels of its topics.
-func (c *cluster) acquainted(n *daemon) {
+func (c *cluster) acquainted(n *server) {
 	c.t.Helper()
 	for _, l := range c.lookups {
 		c.sees(l, "/nodes", n)
 	}
 	eventually(c.t, "the node has read the answers to IDENTIFY", func() bool {
-		return strings.Count(n.log.String()[n.logged:], ": peer info {") == len(c.lookups)
+		return strings.Count(n.Log.String()[n.logged:], ": peer info {") == len(c.lookups)
 	})
 }
 
 // dataPath is where a node keeps its files.
-func dataPath(n *daemon) string {
+func dataPath(n *server) string {
 	const flag = "--data-path="
-	i := slices.IndexFunc(n.flags, func(f string) bool { return strings.HasPrefix(f, flag) })
-	return n.flags[i][len(flag):]
+	i := slices.IndexFunc(n.Flags, func(f string) bool { return strings.HasPrefix(f, flag) })
+	return n.Flags[i][len(flag):]
 }
 
 // shows returns the TCP ports of the producers in a reply of /lookup or /nodes;
 // none if it is an error.
-func (c *cluster) shows(l *daemon, path string) (ports []string) {
+func (c *cluster) shows(l *server, path string) (ports []string) {
 	c.t.Helper()
 	var reply struct {
 		Producers []struct {
@@ -97,12 +98,12 @@ func (c *cluster) shows(l *daemon, path string) (ports []string) {
 }
 
 // sees waits until a lookupd shows a node, and misses until it does not.
-func (c *cluster) sees(l *daemon, path string, n *daemon)   { c.t.Helper(); c.watch(l, path, n, true) }
-func (c *cluster) misses(l *daemon, path string, n *daemon) { c.t.Helper(); c.watch(l, path, n, false) }
+func (c *cluster) sees(l *server, path string, n *server)   { c.t.Helper(); c.watch(l, path, n, true) }
+func (c *cluster) misses(l *server, path string, n *server) { c.t.Helper(); c.watch(l, path, n, false) }
 
-func (c *cluster) watch(l *daemon, path string, n *daemon, want bool) {
+func (c *cluster) watch(l *server, path string, n *server, want bool) {
 	c.t.Helper()
-	_, port, err := net.SplitHostPort(n.tcp)
+	_, port, err := net.SplitHostPort(n.TCP)
 	if err != nil {
 		c.t.Fatal(err)
 	}
@@ -139,7 +140,7 @@ func (c *cluster) read(topic, channel string) *reader {
 	}))
 	var addrs []string
 	for _, l := range c.lookups {
-		addrs = append(addrs, l.http)
+		addrs = append(addrs, l.HTTP)
 	}
 	if err := consumer.ConnectToNSQLookupds(addrs); err != nil {
 		c.t.Fatal(err)
@@ -162,12 +163,12 @@ func (r *reader) gets(bodies []string) {
 }
 
 // publish sends messages of that name to a node and returns their bodies.
-func (d *daemon) publish(topic, name string, count int) (bodies []string) {
+func (d *server) publish(topic, name string, count int) (bodies []string) {
 	d.t.Helper()
 	for i := range count {
 		bodies = append(bodies, fmt.Sprint(name, "-", i))
 	}
-	resp, err := http.Post("http://"+d.http+"/mpub?topic="+topic, "text/plain", strings.NewReader(strings.Join(bodies, "\n")))
+	resp, err := http.Post("http://"+d.HTTP+"/mpub?topic="+topic, "text/plain", strings.NewReader(strings.Join(bodies, "\n")))
 	if err != nil {
 		d.t.Fatal(err)
 	}
@@ -204,23 +205,23 @@ func TestCluster(t *testing.T) {
 		list, _ := os.ReadFile(filepath.Join(dataPath(b), "nsqd.dat")) // it may not be there yet
 		return strings.Contains(string(list), `"one"`) && strings.Contains(string(list), `"two"`)
 	})
-	b.kill()
+	b.Kill()
 	for _, l := range c.lookups {
 		c.misses(l, "/lookup?topic=t", b)
 	}
 	everyone(a.publish("t", "without", 50))
-	b.start(freeAddr(t), freeAddr(t))
+	b.move()
 	c.acquainted(b)
 	everyone(b.publish("t", "moved", 50))
 
 	// A lookupd goes; the other one does for all. It comes back knowing nothing,
 	// and learns.
-	if err := l.stop(syscall.SIGTERM); err != nil {
+	if err := l.Signal(t, syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
 	fresh := c.addNodeTo(m)
 	everyone(fresh.publish("t", "one lookupd", 50))
-	fresh.kill()
+	fresh.Kill()
 	c.misses(m, "/lookup?topic=t", fresh)
 	// A node looks after its lookupds when it has something to say, or every
 	// fifteen seconds: first it finds that one has gone, then that it is back.
@@ -230,7 +231,7 @@ func TestCluster(t *testing.T) {
 		}
 	}
 	nudge("gone")
-	l.start(l.tcp, l.http)
+	l.Restart(t)
 	nudge("back")
 	for _, n := range c.nodes {
 		c.sees(l, "/lookup?topic=t", n)
@@ -241,7 +242,7 @@ func TestCluster(t *testing.T) {
 	for _, l := range c.lookups {
 		// Again and again, for it does not last long.
 		eventually(t, "the tombstone hides the node", func() bool {
-			l.post("/topic/tombstone?topic=t&node=" + a.http)
+			l.post("/topic/tombstone?topic=t&node=" + a.HTTP)
 			return len(c.shows(l, "/lookup?topic=t")) == len(c.nodes)-1
 		})
 		c.sees(l, "/nodes", a)
@@ -269,13 +270,13 @@ func TestCluster(t *testing.T) {
 }
 
 // addNodeTo starts a node while only that lookupd runs.
-func (c *cluster) addNodeTo(l *daemon) *daemon {
+func (c *cluster) addNodeTo(l *server) *server {
 	c.t.Helper()
 	all := c.lookups
 	defer func() { c.lookups = all }()
-	c.lookups = []*daemon{l}
+	c.lookups = []*server{l}
 	n := c.addNode()
-	c.nodes = slices.DeleteFunc(c.nodes, func(d *daemon) bool { return d == n })
+	c.nodes = slices.DeleteFunc(c.nodes, func(d *server) bool { return d == n })
 	return n
 }
 
@@ -293,10 +294,10 @@ func TestTools(t *testing.T) {
 	}
 	var addrs []string
 	for _, l := range c.lookups {
-		addrs = append(addrs, "--lookupd-http-address="+l.http)
+		addrs = append(addrs, "--lookupd-http-address="+l.HTTP)
 	}
 
-	out, err := exec.Command(must(nsqStat())(t), append(addrs, "--topic=t", "--channel=ch", "--count=1", "--interval=10ms")...).CombinedOutput()
+	out, err := exec.Command(daemon.Upstream("nsq_stat").Path(t), append(addrs, "--topic=t", "--channel=ch", "--count=1", "--interval=10ms")...).CombinedOutput()
 	if err != nil {
 		t.Fatalf("nsq_stat: %v\n%s", err, out)
 	}
@@ -305,9 +306,9 @@ func TestTools(t *testing.T) {
 		t.Errorf("nsq_stat printed\n%s\nwant 6 messages in total", out)
 	}
 
-	admin := &daemon{t: t, http: freeAddr(t), log: new(text)}
-	cmd := exec.Command(must(nsqadmin())(t), append(addrs, "--http-address="+admin.http)...)
-	cmd.Stdout, cmd.Stderr = admin.log, admin.log
+	admin := &server{Daemon: &daemon.Daemon{HTTP: daemon.FreeAddr(t), Log: new(daemon.Log)}, t: t}
+	cmd := exec.Command(daemon.Upstream("nsqadmin").Path(t), append(addrs, "--http-address="+admin.HTTP)...)
+	cmd.Stdout, cmd.Stderr = admin.Log, admin.Log
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -315,16 +316,10 @@ func TestTools(t *testing.T) {
 		_ = cmd.Process.Kill() // it may have ended
 		_ = cmd.Wait()         // it says that it was killed
 		if t.Failed() {
-			t.Logf("nsqadmin's log:\n%s", admin.log)
+			t.Logf("nsqadmin's log:\n%s", admin.Log)
 		}
 	}()
-	eventually(t, "nsqadmin answers", func() bool {
-		resp, err := http.Get("http://" + admin.http + "/ping")
-		if err == nil {
-			resp.Body.Close()
-		}
-		return err == nil
-	})
+	eventually(t, "nsqadmin answers", func() bool { return daemon.Pings(admin.Daemon) })
 	var topics struct {
 		Topics  []string
 		Message string
@@ -363,7 +358,7 @@ func TestTools(t *testing.T) {
 			t.Errorf("after nsqadmin made a channel: %s", got)
 		}
 	}
-	admin.send("DELETE", "/api/nodes/"+c.nodes[0].http, `{"topic":"t"}`)
+	admin.send("DELETE", "/api/nodes/"+c.nodes[0].HTTP, `{"topic":"t"}`)
 	for _, l := range c.lookups {
 		c.misses(l, "/lookup?topic=t", c.nodes[0])
 		c.sees(l, "/lookup?topic=t", c.nodes[1])
@@ -385,9 +380,9 @@ func unmarshal(t *testing.T, body string, v any) {
 }
 
 // send makes a request with a body that must be answered with 200.
-func (d *daemon) send(method, path, body string) {
+func (d *server) send(method, path, body string) {
 	d.t.Helper()
-	req, err := http.NewRequest(method, "http://"+d.http+path, strings.NewReader(body))
+	req, err := http.NewRequest(method, "http://"+d.HTTP+path, strings.NewReader(body))
 	if err != nil {
 		d.t.Fatal(err)
 	}

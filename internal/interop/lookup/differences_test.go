@@ -8,16 +8,18 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/zsqio/zsq/internal/interop/daemon"
 )
 
 // This file is the list of differences between ours and upstream's nsqlookupd:
 // each is shown on both. docs/nsqlookupd.md tells people about them.
 
 // both runs a test on ours and on upstream's, each fresh.
-func both(t *testing.T, f func(t *testing.T, d *daemon, isOurs bool), flags ...string) {
+func both(t *testing.T, f func(t *testing.T, d *server, isOurs bool), flags ...string) {
 	t.Helper()
-	t.Run("ours", func(t *testing.T) { f(t, lookupd(t, ours, flags...), true) })
-	t.Run("theirs", func(t *testing.T) { f(t, lookupd(t, theirs, flags...), false) })
+	t.Run("ours", func(t *testing.T) { f(t, launch(t, ours, flags...), true) })
+	t.Run("theirs", func(t *testing.T) { f(t, launch(t, theirs, flags...), false) })
 }
 
 // differs fails unless got is what this side should say.
@@ -33,7 +35,7 @@ func differs(t *testing.T, isOurs bool, got, ourWant, theirWant string) {
 }
 
 // status is the status and body of one request.
-func (d *daemon) status(method, path string) string {
+func (d *server) status(method, path string) string {
 	d.t.Helper()
 	resp, body := d.call(method, path)
 	return fmt.Sprint(resp.StatusCode, " ", body)
@@ -41,7 +43,7 @@ func (d *daemon) status(method, path string) string {
 
 // TestDiffersNegativeLength: fifteen bytes end upstream's process.
 func TestDiffersNegativeLength(t *testing.T) {
-	both(t, func(t *testing.T, d *daemon, isOurs bool) {
+	both(t, func(t *testing.T, d *server, isOurs bool) {
 		l := d.dial()
 		l.send("  V1IDENTIFY\n\xff\xff\xff\xff")
 		differs(t, isOurs, l.read(), "E_BAD_BODY IDENTIFY invalid body size -1", closed)
@@ -49,7 +51,7 @@ func TestDiffersNegativeLength(t *testing.T) {
 			d.get("/ping")
 			return
 		}
-		if err := <-d.done; fmt.Sprint(err) != "exit status 2" {
+		if err := d.Wait(); fmt.Sprint(err) != "exit status 2" {
 			t.Errorf("upstream ends with %v", err)
 		}
 	})
@@ -57,7 +59,7 @@ func TestDiffersNegativeLength(t *testing.T) {
 
 // TestDiffersBodySize: upstream takes any body, up to two gigabytes.
 func TestDiffersBodySize(t *testing.T) {
-	both(t, func(t *testing.T, d *daemon, isOurs bool) {
+	both(t, func(t *testing.T, d *server, isOurs bool) {
 		l := d.dial()
 		size := 70_000
 		l.send("  V1IDENTIFY\n" + sized(size))
@@ -72,7 +74,7 @@ func TestDiffersBodySize(t *testing.T) {
 
 // TestDiffersLineLength: upstream takes any line.
 func TestDiffersLineLength(t *testing.T) {
-	both(t, func(t *testing.T, d *daemon, isOurs bool) {
+	both(t, func(t *testing.T, d *server, isOurs bool) {
 		l := d.dial()
 		l.send("  V1")
 		differs(t, isOurs, l.do("PING "+strings.Repeat("x", 3000)), "E_INVALID command line longer than 2048 bytes", "OK")
@@ -82,7 +84,7 @@ func TestDiffersLineLength(t *testing.T) {
 // TestDiffersWildcard: upstream takes a star for every name, unless it checks
 // names.
 func TestDiffersWildcard(t *testing.T) {
-	both(t, func(t *testing.T, d *daemon, isOurs bool) {
+	both(t, func(t *testing.T, d *server, isOurs bool) {
 		d.post("/channel/create?topic=t&channel=x")
 		differs(t, isOurs, d.status("GET", "/lookup?topic=*"),
 			`404 {"message":"TOPIC_NOT_FOUND"}`, `200 {"channels":["x"],"producers":[]}`)
@@ -97,28 +99,28 @@ func TestDiffersWildcard(t *testing.T) {
 // TestDiffersSilentClient: upstream does not end before a client has that has
 // not sent its four bytes. Ours does not even keep it.
 func TestDiffersSilentClient(t *testing.T) {
-	both(t, func(t *testing.T, d *daemon, isOurs bool) {
+	both(t, func(t *testing.T, d *server, isOurs bool) {
 		l := d.dial()
-		eventually(t, "the client is accepted", func() bool { return strings.Contains(d.log.String(), "new client("+l.LocalAddr().String()) })
-		if err := d.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		eventually(t, "the client is accepted", func() bool { return strings.Contains(d.Log.String(), "new client("+l.LocalAddr().String()) })
+		if err := d.Cmd.Process.Signal(syscall.SIGTERM); err != nil {
 			t.Fatal(err)
 		}
 		if !isOurs {
 			eventually(t, "upstream has closed its port", func() bool {
-				c, err := net.Dial("tcp", d.tcp)
+				c, err := net.Dial("tcp", d.TCP)
 				if err == nil {
 					c.Close()
 				}
 				return err != nil
 			})
 			select {
-			case err := <-d.done:
-				t.Errorf("upstream ends with %v although a client is there", err)
+			case <-d.Done():
+				t.Errorf("upstream ends with %v although a client is there", d.Wait())
 			case <-time.After(100 * time.Millisecond):
 			}
 			l.Close()
 		}
-		if err := <-d.done; err != nil {
+		if err := d.Wait(); err != nil {
 			t.Errorf("after SIGTERM: %v", err)
 		}
 	})
@@ -126,11 +128,11 @@ func TestDiffersSilentClient(t *testing.T) {
 
 // TestDiffersSilence: ours closes what does not get on, upstream keeps it.
 func TestDiffersSilence(t *testing.T) {
-	both(t, func(t *testing.T, d *daemon, isOurs bool) {
+	both(t, func(t *testing.T, d *server, isOurs bool) {
 		if isOurs {
-			d.kill()
-			d.flags = append(d.flags, "--reap-timeout=50ms")
-			d.start(freeAddr(t), freeAddr(t))
+			d.Kill()
+			d.Flags = append(d.Flags, "--reap-timeout=50ms")
+			d.move()
 		}
 		for _, text := range []string{"", "  V1", "  V1PI"} {
 			l := d.dial()
@@ -148,7 +150,7 @@ func TestDiffersSilence(t *testing.T) {
 // their last producer says UNREGISTER, and then keeps the channels of an
 // ephemeral topic, and the ephemeral channels of a topic.
 func TestDiffersEphemeral(t *testing.T) {
-	both(t, func(t *testing.T, d *daemon, isOurs bool) {
+	both(t, func(t *testing.T, d *server, isOurs bool) {
 		l := d.join("b")
 		l.do("REGISTER e#ephemeral x")
 		l.do("REGISTER t y#ephemeral")
@@ -169,7 +171,7 @@ func TestDiffersEphemeral(t *testing.T) {
 // TestDiffersIPv6Tombstone: what nsqadmin sends for an IPv6 node matches none of
 // upstream's.
 func TestDiffersIPv6Tombstone(t *testing.T) {
-	both(t, func(t *testing.T, d *daemon, isOurs bool) {
+	both(t, func(t *testing.T, d *server, isOurs bool) {
 		l := d.join("::1")
 		l.do("REGISTER t")
 		shown := func() string { return fmt.Sprint(strings.Count(d.get("/lookup?topic=t"), "remote_address")) }
@@ -185,7 +187,7 @@ func TestDiffersIPv6Tombstone(t *testing.T) {
 // TestDiffersTopology: ours shows zone and region where they are set; 1.3.0 does
 // not know them, its successor always shows them.
 func TestDiffersTopology(t *testing.T) {
-	both(t, func(t *testing.T, d *daemon, isOurs bool) {
+	both(t, func(t *testing.T, d *server, isOurs bool) {
 		l := d.dial()
 		l.send("  V1" + identify(strings.TrimSuffix(goodBody, "}")+`,"topology_zone":"z","topology_region":"r"}`))
 		l.read()
@@ -195,7 +197,7 @@ func TestDiffersTopology(t *testing.T) {
 
 // TestDiffersMetrics: there are figures for Prometheus.
 func TestDiffersMetrics(t *testing.T) {
-	both(t, func(t *testing.T, d *daemon, isOurs bool) {
+	both(t, func(t *testing.T, d *server, isOurs bool) {
 		resp, _ := d.call("GET", "/metrics")
 		differs(t, isOurs, fmt.Sprint(resp.StatusCode), "200", "404")
 	})
@@ -204,12 +206,12 @@ func TestDiffersMetrics(t *testing.T) {
 // TestDiffersLog: a client that closes is no error, and what a client is told is
 // logged once.
 func TestDiffersLog(t *testing.T) {
-	both(t, func(t *testing.T, d *daemon, isOurs bool) {
+	both(t, func(t *testing.T, d *server, isOurs bool) {
 		l := d.join("b")
 		name := l.LocalAddr().String()
 		l.Close()
 		line := func() string {
-			for s := range strings.Lines(d.log.String()) {
+			for s := range strings.Lines(d.Log.String()) {
 				if strings.Contains(s, "client("+name+") - EOF") {
 					return strings.Fields(s)[3]
 				}
@@ -226,10 +228,10 @@ func TestDiffersLog(t *testing.T) {
 		}
 		bad.Close()
 		eventually(t, "the producer has gone", func() bool { return d.get("/nodes") == `{"producers":[]}` })
-		if err := d.stop(syscall.SIGTERM); err != nil {
+		if err := d.Signal(t, syscall.SIGTERM); err != nil {
 			t.Error(err)
 		}
-		differs(t, isOurs, fmt.Sprint(strings.Count(d.log.String(), told)), "1", "2")
+		differs(t, isOurs, fmt.Sprint(strings.Count(d.Log.String(), told)), "1", "2")
 	})
 }
 
@@ -240,8 +242,8 @@ func TestDiffersBusyPort(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	for i, program := range []func() (string, error){ours, theirs} {
-		cmd := exec.Command(must(program())(t), "--http-address=127.0.0.1:0", "--tcp-address="+l.Addr().String())
+	for i, program := range []daemon.Program{ours, theirs} {
+		cmd := exec.Command(program.Path(t), "--http-address=127.0.0.1:0", "--tcp-address="+l.Addr().String())
 		out, err := cmd.CombinedOutput()
 		if fmt.Sprint(err) != "exit status 1" {
 			t.Errorf("%v, want exit status 1", err)

@@ -14,12 +14,14 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/zsqio/zsq/internal/interop/daemon"
 )
 
 // A pair is ours and upstream's, to which everything is done alike.
 type pair struct {
 	t     *testing.T
-	sides [2]*daemon // ours, theirs
+	sides [2]*server // ours, theirs
 	links map[string][2]*link
 	names [2]*strings.Replacer // remote addresses and ports to names
 	known [2][]string
@@ -28,9 +30,9 @@ type pair struct {
 func startPair(t *testing.T, flags ...string) *pair {
 	t.Helper()
 	p := &pair{t: t, links: map[string][2]*link{}}
-	for i, program := range []func() (string, error){ours, theirs} {
-		p.sides[i] = lookupd(t, program, flags...)
-		for name, addr := range map[string]string{"TCP": p.sides[i].tcp, "HTTP": p.sides[i].http} {
+	for i, program := range []daemon.Program{ours, theirs} {
+		p.sides[i] = launch(t, program, flags...)
+		for name, addr := range map[string]string{"TCP": p.sides[i].TCP, "HTTP": p.sides[i].HTTP} {
 			_, port, err := net.SplitHostPort(addr)
 			if err != nil {
 				t.Fatal(err)
@@ -385,8 +387,8 @@ func TestSameProcess(t *testing.T) {
 	f := func(args ...string) {
 		t.Helper()
 		var got [2]string
-		for i, program := range []func() (string, error){ours, theirs} {
-			cmd := exec.Command(must(program())(t), args...)
+		for i, program := range []daemon.Program{ours, theirs} {
+			cmd := exec.Command(program.Path(t), args...)
 			var out, errOut strings.Builder
 			cmd.Stdout, cmd.Stderr = &out, &errOut
 			err := cmd.Run()
@@ -412,7 +414,7 @@ func TestSameProcess(t *testing.T) {
 	for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP} {
 		p := startPair(t, config("tombstone_lifetime = 1500\ninactive_producer_timeout = \"2m\"\nunknown = 1\n"))
 		p.join("a", "host")
-		p.same(fmt.Sprint(sig), [2]string{fmt.Sprint(p.sides[0].stop(sig)), fmt.Sprint(p.sides[1].stop(sig))})
+		p.same(fmt.Sprint(sig), [2]string{fmt.Sprint(p.sides[0].Signal(t, sig)), fmt.Sprint(p.sides[1].Signal(t, sig))})
 	}
 }
 
@@ -456,11 +458,11 @@ func TestSameLog(t *testing.T) {
 	p.leave("a")
 	var got [2]string
 	for i, d := range p.sides {
-		if err := d.stop(syscall.SIGTERM); err != nil {
+		if err := d.Signal(t, syscall.SIGTERM); err != nil {
 			t.Fatal(err)
 		}
 		var lines []string
-		for line := range strings.Lines(p.names[i].Replace(d.log.String())) {
+		for line := range strings.Lines(p.names[i].Replace(d.Log.String())) {
 			line = logTime.ReplaceAllString(line, "TIME")
 			line = logRemote.ReplaceAllString(logDuration.ReplaceAllString(line, "DURATION"), "(REMOTE) DURATION")
 			// How often eventually had to ask does not matter.

@@ -4,5 +4,5 @@
 //
 // ZSQ_NSQLOOKUPD names another binary to test instead of ours; the differential
 // tests then show what it does differently. ZSQ_NSQD names the nsqd of the cluster
-// tests, upstream's by default.
+// tests, ours by default.
 package lookup

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/nsqio/go-nsq"
+	"github.com/zsqio/zsq/internal/interop/daemon"
 )
 
 // TestAuth publishes and consumes with the stock client and a secret, and fails
@@ -26,7 +27,7 @@ func TestAuth(t *testing.T) {
 		io.WriteString(w, `{"ttl":3600,"identity":"me","authorizations":[{"topic":"^mine","channels":[".*"],"permissions":["subscribe","publish"]}]}`)
 	}))
 	defer s.Close()
-	d := run(t, nsqd, "", "", "--data-path="+t.TempDir(), "--auth-http-address="+strings.TrimPrefix(s.URL, "http://"))
+	d := run(t, daemon.Nsqd, "--data-path="+t.TempDir(), "--auth-http-address="+strings.TrimPrefix(s.URL, "http://"))
 	config := func(secret string) *nsq.Config {
 		c := nsq.NewConfig()
 		c.AuthSecret = secret
@@ -34,7 +35,7 @@ func TestAuth(t *testing.T) {
 	}
 	quiet := log.New(io.Discard, "", 0)
 	publish := func(secret, topic string) error {
-		p, err := nsq.NewProducer(d.tcp, config(secret))
+		p, err := nsq.NewProducer(d.TCP, config(secret))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -60,7 +61,7 @@ func TestAuth(t *testing.T) {
 		got <- string(m.Body)
 		return nil
 	}))
-	if err := c.ConnectToNSQD(d.tcp); err != nil {
+	if err := c.ConnectToNSQD(d.TCP); err != nil {
 		t.Fatal(err)
 	}
 	defer c.Stop()
@@ -95,11 +96,11 @@ func TestStatsd(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer r.Close()
-	d := run(t, nsqd, "", "", "--data-path="+t.TempDir(), "--statsd-address="+r.LocalAddr().String(), "--statsd-interval=1.2s",
+	d := run(t, daemon.Nsqd, "--data-path="+t.TempDir(), "--statsd-address="+r.LocalAddr().String(), "--statsd-interval=1.2s",
 		"--statsd-prefix=p.%s", "--e2e-processing-latency-percentile=0.5,0.999")
 	d.request(t, "POST", "/topic/create?topic=t", "")
 	d.request(t, "POST", "/channel/create?topic=t&channel=c%23ephemeral", "")
-	prefix := "p." + strings.NewReplacer(".", "_", ":", "_").Replace(d.http) + "."
+	prefix := "p." + strings.NewReplacer(".", "_", ":", "_").Replace(d.HTTP) + "."
 	var want []string
 	for _, name := range strings.Fields(`topic.t.message_count|c topic.t.message_bytes|c topic.t.depth|g topic.t.backend_depth|g
 		topic.t.e2e_processing_latency_100|g topic.t.e2e_processing_latency_50|g

@@ -2,16 +2,11 @@ package peers
 
 import (
 	"os/exec"
-	"path/filepath"
 	"regexp"
-	"sync"
 	"testing"
-)
 
-var upstream = sync.OnceValues(func() (string, error) {
-	path := filepath.Join(binaries, "upstream-nsqd")
-	return path, build(".", path, "github.com/nsqio/nsq/apps/nsqd")
-})
+	"github.com/zsqio/zsq/internal/interop/daemon"
+)
 
 // usageLine is a flag with its kind, and usageDefault what the text after it says
 // of its default.
@@ -30,12 +25,8 @@ var reworded = map[string]bool{
 // own help text.
 func TestFlags(t *testing.T) {
 	type option struct{ kind, def string }
-	read := func(binary func() (string, error)) map[string]option {
-		path, err := binary()
-		if err != nil {
-			t.Fatal(err)
-		}
-		text, err := exec.Command(path, "-h").CombinedOutput()
+	read := func(program daemon.Program) map[string]option {
+		text, err := exec.Command(program.Path(t), "-h").CombinedOutput()
 		if err != nil {
 			t.Fatalf("-h: %v", err)
 		}
@@ -57,7 +48,7 @@ func TestFlags(t *testing.T) {
 		}
 		return found
 	}
-	theirs, ours := read(upstream), read(nsqd)
+	theirs, ours := read(daemon.UpstreamNsqd), read(daemon.Nsqd)
 	if len(theirs) < 50 {
 		t.Fatalf("upstream's help shows %d flags only", len(theirs))
 	}

@@ -32,15 +32,16 @@ func BenchmarkToFile(b *testing.B) {
 				var size int64
 				for range b.N {
 					b.StopTimer()
+					tool(side, "nsq_to_file").Path(b) // built before the clock runs
 					nsqd := startBroker(b, "--mem-queue-size=300000")
-					nsqd.create(b, "t", "nsq_to_file")
+					nsqd.Create(b, "t", "nsq_to_file")
 					nsqd.publish(b, "t", lines)
 					dir := b.TempDir()
 					b.StartTimer()
-					tool := start(b, side, "nsq_to_file", "--topic=t", "--nsqd-tcp-address="+nsqd.tcp,
+					cmd := start(b, side, "nsq_to_file", "--topic=t", "--nsqd-tcp-address="+nsqd.TCP,
 						"--output-dir="+dir, fmt.Sprintf("--gzip=%v", mode == "gzip"), "--sync-interval=200ms")
 					nsqd.settles(b, "t", "nsq_to_file", "drained", finished(count))
-					stop(b, tool)
+					stop(b, cmd)
 					b.StopTimer()
 					files, err := os.ReadDir(dir)
 					must(b, err)
@@ -50,7 +51,7 @@ func BenchmarkToFile(b *testing.B) {
 						size += info.Size()
 					}
 					b.StartTimer()
-					cpu += tool.ProcessState.UserTime() + tool.ProcessState.SystemTime()
+					cpu += cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
 				}
 				b.ReportMetric(float64(count*b.N)/cpu.Seconds(), "msgs/cpu-s")
 				b.ReportMetric(float64(size)/float64(count*b.N), "file-B/msg")

@@ -15,6 +15,8 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+
+	"github.com/zsqio/zsq/internal/interop/daemon"
 )
 
 // TestToNsq pipes the same records through both, by newlines and otherwise.
@@ -26,7 +28,7 @@ func TestToNsq(t *testing.T) {
 		var got [2][]string
 		for i, side := range sides {
 			name := topic + "_" + side
-			r := run(t, side, "to_nsq", input, append(flags, "--topic="+name, "--nsqd-tcp-address="+b.tcp)...)
+			r := run(t, side, "to_nsq", input, append(flags, "--topic="+name, "--nsqd-tcp-address="+b.TCP)...)
 			if r.code != 0 {
 				t.Errorf("%s ends with %d: %s", side, r.code, r.stderr)
 			}
@@ -52,12 +54,12 @@ func TestNsqTail(t *testing.T) {
 	t.Parallel()
 	b := startBroker(t)
 	lines := logLines(300)
-	b.create(t, "t", sides...)
+	b.Create(t, "t", sides...)
 	b.publish(t, "t", lines)
 	for _, flags := range [][]string{{"-n=100"}, {"-n=100", "--print-topic"}} {
 		var got [2]string
 		for i, side := range sides {
-			r := run(t, side, "nsq_tail", "", append(flags, "--topic=t", "--channel="+side, "--max-in-flight=1", "--nsqd-tcp-address="+b.tcp)...)
+			r := run(t, side, "nsq_tail", "", append(flags, "--topic=t", "--channel="+side, "--max-in-flight=1", "--nsqd-tcp-address="+b.TCP)...)
 			if r.code != 0 {
 				t.Errorf("%s ends with %d: %s", side, r.code, r.stderr)
 			}
@@ -89,17 +91,16 @@ func TestNsqTail(t *testing.T) {
 func TestNsqStat(t *testing.T) {
 	t.Parallel()
 	b := startBroker(t)
-	b.create(t, "t", "ch")
+	b.Create(t, "t", "ch")
 	b.publish(t, "t", logLines(17))
 	b.settles(t, "t", "ch", "all waiting", func(ch channelStats) bool { return ch.Depth == 17 })
 
-	lookupd := startDaemon(t, filepath.Join(binaries, "upstream", "nsqlookupd"))
-	other := startDaemon(t, filepath.Join(binaries, "upstream", "nsqd"), "--data-path="+t.TempDir(),
-		"--broadcast-address=127.0.0.1", "--lookupd-tcp-address="+lookupd.tcp, "--log-level=warn")
-	other.create(t, "t", "ch")
+	lookupd := daemon.Start(t, daemon.Config{Program: daemon.UpstreamNsqlookupd})
+	other := startNsqd(t, daemon.UpstreamNsqd, "--lookupd-tcp-address="+lookupd.TCP)
+	other.Create(t, "t", "ch")
 	other.publish(t, "t", logLines(5))
 	eventually(t, "nsqlookupd knows the topic", func() bool {
-		resp, err := http.Get("http://" + lookupd.http + "/lookup?topic=t")
+		resp, err := http.Get("http://" + lookupd.HTTP + "/lookup?topic=t")
 		must(t, err)
 		defer resp.Body.Close()
 		text, err := io.ReadAll(resp.Body)
@@ -126,13 +127,13 @@ func TestNsqStat(t *testing.T) {
 			}
 		}
 	}
-	f("--channel=ch", "--nsqd-http-address="+b.http)
-	f("--channel=ch", "--nsqd-http-address="+b.http, "--nsqd-http-address="+other.http)
-	f("--channel=ch", "--lookupd-http-address="+lookupd.http)
-	f("--channel=other", "--nsqd-http-address="+b.http)
-	f("--channel=other", "--lookupd-http-address="+lookupd.http)
+	f("--channel=ch", "--nsqd-http-address="+b.HTTP)
+	f("--channel=ch", "--nsqd-http-address="+b.HTTP, "--nsqd-http-address="+other.HTTP)
+	f("--channel=ch", "--lookupd-http-address="+lookupd.HTTP)
+	f("--channel=other", "--nsqd-http-address="+b.HTTP)
+	f("--channel=other", "--lookupd-http-address="+lookupd.HTTP)
 	f("--channel=ch", "--nsqd-http-address=127.0.0.1:1")
-	f("--channel=ch", "--nsqd-http-address=127.0.0.1:1", "--nsqd-http-address="+b.http)
+	f("--channel=ch", "--nsqd-http-address=127.0.0.1:1", "--nsqd-http-address="+b.HTTP)
 	f("--channel=ch", "--lookupd-http-address=127.0.0.1:1")
 }
 
@@ -148,11 +149,11 @@ func TestNsqToNsq(t *testing.T) {
 		t.Helper()
 		src, dst := startBroker(t), startBroker(t)
 		var got [2][]string
-		src.create(t, topic, sides...)
+		src.Create(t, topic, sides...)
 		src.publish(t, topic, bodies)
 		for i, side := range sides {
 			cmd := start(t, side, "nsq_to_nsq", append(flags, "--topic="+topic, "--channel="+side, "--destination-topic="+side,
-				"--nsqd-tcp-address="+src.tcp, "--destination-nsqd-tcp-address="+dst.tcp)...)
+				"--nsqd-tcp-address="+src.TCP, "--destination-nsqd-tcp-address="+dst.TCP)...)
 			src.settles(t, topic, side, "forwarded", finished(len(bodies)))
 			stop(t, cmd)
 			got[i] = dst.consume(t, side, count)
@@ -171,7 +172,7 @@ func TestNsqToHTTP(t *testing.T) {
 	t.Parallel()
 	b := startBroker(t)
 	bodies := append(logLines(20), "a b&c", "%s%d", "é\x00\xff")
-	b.create(t, "t", "upstream_get", "ours_get", "upstream_post", "ours_post", "upstream_all", "ours_all")
+	b.Create(t, "t", "upstream_get", "ours_get", "upstream_post", "ours_post", "upstream_all", "ours_all")
 	b.publish(t, "t", bodies)
 	f := func(mode string, times int, flags ...string) {
 		t.Helper()
@@ -185,7 +186,7 @@ func TestNsqToHTTP(t *testing.T) {
 				defer mu.Unlock()
 				got[i] = append(got[i], fmt.Sprintf("%s %s %v %d %q", r.Method, r.URL, r.Header, r.ContentLength, body))
 			}))
-			args := []string{"--topic=t", "--channel=" + side + "_" + mode, "--nsqd-tcp-address=" + b.tcp, "-n=4"}
+			args := []string{"--topic=t", "--channel=" + side + "_" + mode, "--nsqd-tcp-address=" + b.TCP, "-n=4"}
 			for _, flag := range flags {
 				args = append(args, strings.ReplaceAll(flag, "SERVER", server.URL))
 			}
@@ -243,7 +244,7 @@ func TestNsqToFile(t *testing.T) {
 	f := func(name string, hangUp bool, flags ...string) {
 		t.Helper()
 		topic := "t_" + name
-		b.create(t, topic, sides...)
+		b.Create(t, topic, sides...)
 		var dirs [2]string
 		for i := range sides {
 			dirs[i] = t.TempDir()
@@ -252,7 +253,7 @@ func TestNsqToFile(t *testing.T) {
 		}
 		for i, side := range sides {
 			args := []string{
-				"--topic=" + topic, "--channel=" + side, "--nsqd-tcp-address=" + b.tcp,
+				"--topic=" + topic, "--channel=" + side, "--nsqd-tcp-address=" + b.TCP,
 				"--output-dir=" + filepath.Join(dirs[i], "out"), "--filename-format=<TOPIC><REV>.<DATETIME>",
 				"--datetime-format=end", "--sync-interval=1h",
 			}

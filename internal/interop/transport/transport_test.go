@@ -17,44 +17,19 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/nsqio/go-nsq"
+	"github.com/zsqio/zsq/internal/interop/daemon"
 )
 
 // patience bounds every wait; a test that passes does not come near it.
 const patience = 30 * time.Second
 
-var binaries string
-
-func TestMain(m *testing.M) {
-	dir, err := os.MkdirTemp("", "zsq-transport-")
-	if err != nil {
-		log.Fatal(err)
-	}
-	binaries = dir
-	code := m.Run()
-	os.RemoveAll(dir)
-	os.Exit(code)
-}
-
-// nsqd builds the broker under test once, or takes the one ZSQ_NSQD names.
-var nsqd = sync.OnceValues(func() (string, error) {
-	if path := os.Getenv("ZSQ_NSQD"); path != "" {
-		return filepath.Abs(path)
-	}
-	path := filepath.Join(binaries, "zsq-nsqd")
-	cmd := exec.Command("go", "build", "-o", path, "./cmd/nsqd")
-	cmd.Dir = "../../.."
-	if text, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("go build: %w\n%s", err, text)
-	}
-	return path, nil
-})
+func TestMain(m *testing.M) { daemon.Main(m) }
 
 // identity writes a self-signed certificate and its key.
 func identity(t *testing.T, dir string) (cert, key string, pool *x509.CertPool) {
@@ -89,46 +64,21 @@ func must(t *testing.T, err error) {
 // startBroker runs a broker until the test ends and returns its TCP address.
 func startBroker(t *testing.T, flags ...string) string {
 	t.Helper()
-	path, err := nsqd()
-	must(t, err)
-	// A port is found by closing a listener, so another process may take it in
-	// between; such a start is tried again.
-	for range 3 {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		must(t, err)
-		addr := l.Addr().String()
-		l.Close()
-		var out bytes.Buffer
-		cmd := exec.Command(path, append(flags, "--data-path="+t.TempDir(), "--tcp-address="+addr,
-			"--http-address=127.0.0.1:0", "--https-address=", "--log-level=error")...)
-		cmd.Stdout, cmd.Stderr = &out, &out
-		must(t, cmd.Start())
-		gone := make(chan struct{})
-		go func() { cmd.Wait(); close(gone) }() // ends with the process
-		for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
-			if c, err := net.Dial("tcp", addr); err == nil {
-				c.Close()
-				t.Cleanup(func() {
-					cmd.Process.Kill()
-					<-gone
-					if t.Failed() {
-						t.Logf("broker's log:\n%s", out.Bytes())
-					}
-				})
-				return addr
-			}
-			select {
-			case <-gone:
-				end = time.Now()
-			default:
-			}
-		}
-		cmd.Process.Kill()
-		<-gone
-		t.Logf("a start failed:\n%s", out.Bytes())
+	return daemon.Start(t, daemon.Config{
+		Program: daemon.Nsqd,
+		Flags:   append(flags, "--data-path="+t.TempDir(), "--https-address=", "--log-level=error"),
+		Ready:   accepts, // where TLS is required, /ping is refused
+	}).TCP
+}
+
+// accepts reports whether the broker takes connections.
+func accepts(d *daemon.Daemon) bool {
+	c, err := net.Dial("tcp", d.TCP)
+	if err != nil {
+		return false
 	}
-	t.Fatal("the broker does not start")
-	return ""
+	c.Close()
+	return true
 }
 
 // ways are all the transports that go-nsq can ask for.
