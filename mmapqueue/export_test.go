@@ -45,6 +45,19 @@ func (f *FaultyFiles) Use(o Options) Options {
 	return o
 }
 
+// UseJournal does for a journal what Use does for a backlog.
+func (f *FaultyFiles) UseJournal(o JournalOptions) JournalOptions {
+	o.create = f.Use(Options{}).create
+	o.open = func(path string) (file, error) {
+		inner, err := openFile(path)
+		if err != nil {
+			return nil, err
+		}
+		return &faultyFile{inner, f}, nil
+	}
+	return o
+}
+
 type faultyFile struct {
 	file
 	by *FaultyFiles

@@ -1,0 +1,5 @@
+//go:build !long
+
+package mmapqueue_test
+
+const long = false
