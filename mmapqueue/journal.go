@@ -1,6 +1,7 @@
 package mmapqueue
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -83,7 +84,7 @@ type Journal struct {
 	free     []*JournalBatch
 	stopping bool
 	segments []*journalSegment // in use, ascending by number; the last one may be open
-	spares   []*journalSegment
+	spares   []*journalSegment // released, ascending by number: to be used again
 	slot     uint64 // of the last file's name
 
 	// The writer's own, or Close's when it has ended.
@@ -145,7 +146,7 @@ func (j *Journal) load() error {
 			j.segments = append(j.segments, s)
 		}
 	}
-	slices.SortFunc(j.segments, func(a, b *journalSegment) int { return int(int64(a.number) - int64(b.number)) })
+	slices.SortFunc(j.segments, func(a, b *journalSegment) int { return cmp.Compare(a.number, b.number) })
 	if n := len(j.segments); n > 0 {
 		last := j.segments[n-1]
 		j.next, j.sequence = last.number+1, last.first
@@ -165,15 +166,8 @@ func (j *Journal) Start() {
 			j.o.Logf("mmapqueue: unmap %s: %v", s.path, err)
 		}
 	}
-	spares := j.spares
-	j.spares = nil
-	for _, s := range spares {
-		if s.damaged = false; s.size == j.o.SegmentBytes && len(j.spares) < spareMax {
-			j.spares = append(j.spares, s)
-		} else {
-			j.discard([]*journalSegment{s})
-		}
-	}
+	slices.SortFunc(j.spares, func(a, b *journalSegment) int { return cmp.Compare(a.number, b.number) })
+	j.Release(0) // the spares that are too many
 	if n := len(j.segments); n > 0 {
 		s := j.segments[n-1]
 		if f, err := j.o.open(s.path); err == nil && !s.damaged && s.end >= journalStart {
@@ -540,7 +534,7 @@ func (j *Journal) roll(need int64) error {
 	size := max(j.o.SegmentBytes, journalStart+need)
 	j.mu.Lock()
 	var s *journalSegment
-	if at := slices.IndexFunc(j.spares, func(s *journalSegment) bool { return s.f == nil && s.size >= size }); at >= 0 {
+	if at := slices.IndexFunc(j.spares, func(s *journalSegment) bool { return s.f == nil && !s.damaged && s.size >= size }); at >= 0 {
 		s = j.spares[at]
 		j.spares = slices.Delete(j.spares, at, at+1)
 	}
@@ -584,21 +578,29 @@ func (j *Journal) roll(need int64) error {
 
 // Release says that no segment below number is needed: what they held is
 // finished, or safe elsewhere. The one being written stays in any case.
+//
+// Until the next segment is begun its header does not say so, and a start reads
+// what is still there. So files go oldest first, damaged ones and spares alike:
+// a finish must not go before the message.
 func (j *Journal) Release(number uint64) {
 	current := j.segment.Load()
 	j.mu.Lock()
-	var gone []*journalSegment
 	for len(j.segments) > 1 && j.segments[0].number < min(number, current) {
-		s := j.segments[0]
+		j.spares = append(j.spares, j.segments[0])
 		j.segments = slices.Delete(j.segments, 0, 1)
-		if len(j.spares) < spareMax && s.size == j.o.SegmentBytes && !s.damaged {
-			j.spares = append(j.spares, s)
-		} else {
-			gone = append(gone, s)
-		}
 	}
+	n := 0
+	for n < len(j.spares) && (len(j.spares)-n > spareMax || !j.reusable(j.spares[n])) {
+		n++
+	}
+	gone := slices.Clone(j.spares[:n])
+	j.spares = slices.Delete(j.spares, 0, n)
 	j.mu.Unlock()
 	j.discard(gone)
+}
+
+func (j *Journal) reusable(s *journalSegment) bool {
+	return s.size == j.o.SegmentBytes && !s.damaged
 }
 
 func (j *Journal) discard(gone []*journalSegment) {
