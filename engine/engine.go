@@ -38,6 +38,7 @@ type Engine struct {
 
 	helperMu sync.Mutex // guards stopping and starting helpers
 	stopping bool
+	stopped  chan struct{} // closed when a stop begins
 	helpers  sync.WaitGroup
 
 	lock      *os.File
@@ -56,7 +57,7 @@ const shutdownFlush = time.Second
 // New opens the data path, brings back what an earlier run left and listens.
 // Nothing is served before Start. logOut gets the log.
 func New(o *Options, logOut io.Writer) (_ *Engine, err error) {
-	e := &Engine{opts: o, log: newLogger(logOut, o.LogPrefix, o.LogLevel), started: time.Now(), httpError: make(chan error, 1)}
+	e := &Engine{opts: o, log: newLogger(logOut, o.LogPrefix, o.LogLevel), started: time.Now(), httpError: make(chan error, 1), stopped: make(chan struct{})}
 	e.limits = wire.Limits{MaxMsgSize: o.MaxMsgSize, MaxBodySize: o.MaxBodySize, MaxRdyCount: o.MaxRdyCount, MaxReqTimeout: o.MaxReqTimeout}
 	e.defaultClient = defaultClient(o)
 	e.identify = wire.IdentifyLimits{
@@ -147,7 +148,7 @@ func (e *Engine) openGroup() (err error) {
 }
 
 func (e *Engine) openBroker() error {
-	mark, err := broker.TakeIDMark(filepath.Join(e.dataPath(), "zsq", "ids"))
+	mark, err := broker.TakeIDMark(e.idMarkPath())
 	if err != nil {
 		return err
 	}
@@ -238,7 +239,30 @@ func (e *Engine) Start() {
 	debug.SetGCPercent(gcPercent)
 	e.meta.start()
 	e.group.Start()
+	e.help(e.housekeep)
 }
+
+// housekeepEvery is the rhythm of what the broker asks to be done now and then.
+const housekeepEvery = time.Second
+
+// housekeep runs beside the loops until a stop begins.
+func (e *Engine) housekeep() {
+	tick := time.NewTicker(housekeepEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-e.stopped:
+			return
+		case <-tick.C:
+			e.broker.Sweep(netloop.Now(), false)
+			if err := e.broker.ExtendIDMark(e.idMarkPath()); err != nil {
+				e.log.printf(LogError, "%v", err)
+			}
+		}
+	}
+}
+
+func (e *Engine) idMarkPath() string { return filepath.Join(e.dataPath(), "zsq", "ids") }
 
 // gcPercent lets the small heap beside the arenas grow before it is collected.
 const gcPercent = 200
@@ -261,6 +285,7 @@ func (e *Engine) Shutdown() error {
 	e.helperMu.Lock()
 	e.stopping = true
 	e.helperMu.Unlock()
+	close(e.stopped)
 	e.helpers.Wait() // they wait for loops, which still run
 	if err := e.group.Shutdown(ctx); err != nil {
 		e.log.printf(LogWarn, "some clients did not take their last bytes: %v", err)

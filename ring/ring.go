@@ -159,6 +159,14 @@ func (r *Ring[T]) Len() int {
 	return int(max(0, min(n, r.limit)))
 }
 
+// Mark returns a name for the place behind the values held now, for Passed.
+func (r *Ring[T]) Mark() uint64 { return r.tail.Load() }
+
+// Passed reports whether every value that was held when Mark returned mark has
+// been popped. A ring that has not passed a mark which is a minute old holds a
+// value as old as that. It takes no lock.
+func (r *Ring[T]) Passed(mark uint64) bool { return distance(mark, r.head.Load()) <= 0 }
+
 // Trim gives the block of a drained ring back to the pool and reports whether
 // the ring now holds none; it answers false when the ring holds values or is
 // changing at this moment. It may be called by anyone at any time; calling it

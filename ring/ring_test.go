@@ -321,3 +321,36 @@ func ExampleRing() {
 	// 3
 	// [1 2 3] 0 true
 }
+
+func TestMarkIsPassedWhenItsValuesAreGone(t *testing.T) {
+	pool := ring.NewPool[int](8)
+	var r ring.Ring[int]
+	r.Init(1000, pool)
+	if !r.Passed(r.Mark()) {
+		t.Error("an empty ring has not passed its mark")
+	}
+	var buf [300]int
+	next := 0
+	for range 20 { // through blocks, and over the end of one
+		r.TryPush(buf[:100+next%37])
+		mark := r.Mark()
+		held := r.Len()
+		r.TryPush(buf[:50])
+		for held > 0 {
+			if r.Passed(mark) {
+				t.Fatalf("passed with %d values held", held)
+			}
+			held -= r.TryPop(buf[:min(held, 33)])
+		}
+		if !r.Passed(mark) {
+			t.Fatal("not passed though all are popped")
+		}
+		for r.TryPop(buf[:]) > 0 {
+			next++
+		}
+		r.Trim()
+		if !r.Passed(mark) {
+			t.Fatal("not passed after Trim")
+		}
+	}
+}

@@ -42,6 +42,7 @@ type Broker struct {
 	shards  []*Shard
 	foreign *foreign
 	ids     ids
+	idMark  uint64 // ids from here on are for a later run; see ExtendIDMark
 
 	mu      sync.Mutex // creation and deletion of topics
 	topics  atomic.Pointer[map[string]*Topic]
@@ -63,6 +64,7 @@ const writersMax = 16
 func New(o Options, idMark uint64) *Broker {
 	b := &Broker{opts: o, pool: block.NewPool(o.MemoryLimit), blocks: ring.NewPool[block.Ref](4096)}
 	b.ids.next.Store(idMark)
+	b.idMark = idMark + idMarkAhead
 	b.writeSlots = make(chan struct{}, writersMax)
 	topics := map[string]*Topic{}
 	b.topics.Store(&topics)
@@ -246,6 +248,9 @@ func (b *Broker) wake(c *Channel, self *Shard) {
 }
 
 func (b *Broker) kickRefill(q *queue) {
+	if q.parked.Load() && !q.unpark() {
+		return
+	}
 	if q.wantsRefill() && !b.closing.Load() && q.refilling.CompareAndSwap(false, true) {
 		b.helpers.Go(func() {
 			q.refill(b, func() {

@@ -18,10 +18,6 @@ const (
 // take returns the first of n fresh ids.
 func (g *ids) take(n uint64) uint64 { return (g.next.Add(n) - n) | idTop }
 
-// NextID returns where the ids of a later run may start, if this one is given
-// no more than it has taken.
-func (b *Broker) NextID() uint64 { return b.ids.next.Load() }
-
 // idRun is a shard's own supply.
 type idRun struct{ next, end uint64 }
 

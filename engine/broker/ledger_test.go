@@ -277,7 +277,11 @@ func runLedger(t *testing.T, seed uint64, count uint32) string {
 		return true
 	}
 	for step := 0; !published(); step++ {
-		switch rng.IntN(8) {
+		switch rng.IntN(9) {
+		case 5:
+			now := e.now.Load()
+			e.b.Sweep(now, true)
+			e.b.Sweep(now+agedNs, true)
 		case 0:
 			topic.SetPaused(rng.IntN(2) == 0)
 		case 1:

@@ -14,10 +14,11 @@ import (
 //	[ due, wall ns, 8 ] size 4 | type 4 | timestamp 8 | attempts 2 | id 16 | body
 //
 // Its descriptor's Aux holds the number of deliveries so far in the low 16 bits
-// (the shared bytes are never patched) and auxDue.
+// (the shared bytes are never patched) and flags.
 const (
 	auxAttempts = 1<<16 - 1
-	auxDue      = 1 << 16
+	auxDue      = 1 << 16 // a due time stands in front
+	auxCold     = 1 << 17 // in flight: its bytes lie among those of other old ones
 	dueSize     = 8
 )
 

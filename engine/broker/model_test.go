@@ -306,7 +306,7 @@ func runModel(t *testing.T, seed uint64, mem int) {
 	}
 	names := []string{"a", "b"}
 	for range 400 {
-		switch op := w.rng.IntN(20); op {
+		switch op := w.rng.IntN(22); op {
 		case 0, 1, 2, 3, 4:
 			p := w.prods[w.rng.IntN(len(w.prods))]
 			if p.owed {
@@ -422,6 +422,11 @@ func runModel(t *testing.T, seed uint64, mem int) {
 					}
 					w.cons = append(w.cons, c)
 				}
+			}
+		case 19:
+			w.blocking("sweep", func() { w.b.Sweep(w.now, true) })
+			if w.rng.IntN(2) == 0 {
+				w.blocking("sweep again", func() { w.b.Sweep(w.now+agedNs, true) })
 			}
 		default:
 			w.round(w.rng.IntN(shards), nil)

@@ -38,6 +38,8 @@ type queue struct {
 	taken       atomic.Uint64 // messages that publishers have given to this queue
 	gate        gate          // of a queue that a topic holds back
 	refilling   atomic.Bool
+	draining    atomic.Bool             // aged messages are leaving the ring: nobody else pops or refills; set under mu
+	parked      atomic.Bool             // they have left it: no refill before a subscriber asks
 	dead        atomic.Bool             // deleted: pushes are drained by the deleter
 	owner       atomic.Pointer[Channel] // whose it is; nil: a topic holds it back
 
@@ -45,6 +47,10 @@ type queue struct {
 	mu     sync.Mutex
 	cursor *mmapqueue.Cursor // nil until something went to the backlog
 	left   []block.Ref       // read or given back, not yet in the ring
+
+	// The sweeper's: where the ring ended when a sweep last looked, and when.
+	mark   uint64
+	marked int64 // monotonic ns; 0: it was empty
 }
 
 // ringWithoutMemory is how many messages may wait in memory on their way from
@@ -78,6 +84,17 @@ func (q *queue) put(refs []block.Ref, over bool) int {
 	}
 	return n
 }
+
+// pop takes messages from the ring for a subscriber.
+func (q *queue) pop(refs []block.Ref) int {
+	if q.draining.Load() {
+		return 0
+	}
+	return q.ring.TryPop(refs)
+}
+
+// waits reports whether pop would find something.
+func (q *queue) waits() bool { return q.ring.Len() > 0 && !q.draining.Load() }
 
 // depth returns how many messages wait, and how many of them on disk.
 func (q *queue) depth() (total, backend int64) {
@@ -120,7 +137,7 @@ func (q *queue) refill(b *Broker, wake func()) {
 func (q *queue) canRefill() bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if q.dead.Load() || q.ring.Len() >= q.limit {
+	if q.dead.Load() || q.draining.Load() || q.ring.Len() >= q.limit {
 		return false
 	}
 	return len(q.left) > 0 || q.cursor != nil && q.cursor.Depth() > 0
@@ -130,7 +147,7 @@ func (q *queue) refillStep(b *Broker) (moved int) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	room := min(q.limit-q.ring.Len(), refillBatch)
-	if room <= 0 || q.dead.Load() {
+	if room <= 0 || q.dead.Load() || q.draining.Load() {
 		return 0
 	}
 	if len(q.left) < room && q.cursor != nil && q.cursor.Depth() > 0 {

@@ -60,7 +60,7 @@ func TestRestart(t *testing.T) {
 
 		seen = map[uint64]uint16{}
 		now := w.now
-		w = newWorld(t, uint64(mem), 2, mem, dir, w.b.NextID())
+		w = newWorld(t, uint64(mem), 2, mem, dir, w.b.ids.next.Load())
 		w.now = now + int64(time.Minute)
 		for _, s := range w.b.shards {
 			s.Begin(w.now, w.now+wallOffset)

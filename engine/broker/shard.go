@@ -38,6 +38,8 @@ type Shard struct {
 	freeSubs   []uint32
 	timers     func(token uint32) // heartbeats and such
 
+	copyAt uint32 // of the wheel's slab: where copyOld goes on; 0: nothing to do
+
 	mailMu  sync.Mutex
 	mailbox []mail
 	mailed  []mail // scratch of Woken
@@ -99,6 +101,7 @@ func (s *Shard) EndRound() (again bool) {
 	s.flushPublishes()
 	s.flushBack()
 	again = s.deliverAll()
+	again = s.copyOld() || again
 	s.flushCounters()
 	s.drops.Flush(s.b.pool)
 	return again

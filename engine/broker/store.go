@@ -288,9 +288,9 @@ func (t *Topic) save(q *queue, more []saved) error {
 	return t.writer.write(&j)
 }
 
-// idMarkAhead is how many ids a run may take: the mark is written at the start
-// and not moved later. At five million messages a second that is ten days; there
-// is room for a million starts.
+// idMarkAhead is how many ids the mark on disk runs ahead of those in use, when it
+// is written. At five million messages a second that is ten days; there is room
+// for a million starts.
 const idMarkAhead = 1 << 42
 
 // TakeIDMark returns where this run's message ids start, and writes down where
@@ -308,6 +308,20 @@ func TakeIDMark(path string) (uint64, error) {
 		return 0, fmt.Errorf("broker: id mark: %w", err)
 	}
 	return mark, writeIDMark(path, mark+idMarkAhead)
+}
+
+// ExtendIDMark moves the mark in path on when this run has used up half of what it
+// allows. One goroutine calls it now and then.
+func (b *Broker) ExtendIDMark(path string) error {
+	next := b.ids.next.Load()
+	if next+idMarkAhead/2 < b.idMark {
+		return nil
+	}
+	if err := writeIDMark(path, next+idMarkAhead); err != nil {
+		return err
+	}
+	b.idMark = next + idMarkAhead
+	return nil
 }
 
 func writeIDMark(path string, mark uint64) error {

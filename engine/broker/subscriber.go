@@ -279,13 +279,13 @@ func (s *Shard) deliver(l *channelLocal) {
 		// Full is asked between batches only: of long messages, a batch is few.
 		room = min(room, max(1, quantumBytes/max(1, sub.lastSize)))
 		var refs [quantum]block.Ref
-		n := c.q.ring.TryPop(refs[:room])
+		n := c.q.pop(refs[:room])
 		if n == 0 {
 			// Say that we starve, then look once more.
 			if c.hungry.Load()&bit == 0 {
 				c.hungry.Or(bit)
 				l.turn--
-				if c.q.ring.Len() > 0 {
+				if c.q.waits() {
 					continue
 				}
 			}

@@ -219,7 +219,7 @@ func (t *Topic) pumpStep() (hold *queue, moved bool) {
 		return nil, false
 	}
 	var refs [256]block.Ref
-	n := v.hold.ring.TryPop(refs[:])
+	n := v.hold.pop(refs[:])
 	if n == 0 {
 		if t.closeGateLocked() {
 			t.pumping = false

@@ -1,0 +1,133 @@
+package broker
+
+import (
+	"os"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// What is old gives its memory back, and comes in order when somebody asks.
+func TestSweepMovesWhatIsOld(t *testing.T) {
+	w := newWorld(t, 1, 1, 100_000, t.TempDir(), 1)
+	topic, _ := w.b.Topic("t")
+	ch, err := topic.Channel("c")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := w.producer(0)
+	const count = 50_000
+	w.round(0, func(s *Shard) { p.publish(s, topic, count, 0) })
+	before := w.b.Memory()
+
+	w.blocking("first sweep", func() { w.b.Sweep(w.now, true) })
+	if _, backend := ch.Depth(); backend != 0 {
+		t.Fatalf("%d messages moved that are not old yet", backend)
+	}
+	w.blocking("second sweep", func() { w.b.Sweep(w.now+agedNs-1, true) })
+	if _, backend := ch.Depth(); backend != 0 {
+		t.Fatalf("%d messages moved that are not quite old", backend)
+	}
+	w.blocking("third sweep", func() { w.b.Sweep(w.now+agedNs, true) })
+	total, backend := ch.Depth()
+	if total != count || backend != count {
+		t.Fatalf("depth is %d, %d of it on disk, want all %d on disk", total, backend, count)
+	}
+	w.round(0, func(s *Shard) { p.publish(s, topic, 10, 0) })
+	w.settle("the last ones behind them", w.quiet)
+	// The open chunk stays.
+	if after := w.b.Memory(); after >= before {
+		t.Errorf("message memory is %d bytes, was %d before the sweep", after, before)
+	}
+	if _, backend := ch.Depth(); backend != count+10 {
+		t.Errorf("%d on disk, want %d: nobody has asked for them", backend, count+10)
+	}
+
+	next := uint64(0)
+	c := w.consumer(ch, 0, 100, func(_ *consumer, key uint64, _ uint16) {
+		if key != next {
+			t.Fatalf("message %d where %d was due", key, next)
+		}
+		next++
+	})
+	w.settle("all delivered", func() bool {
+		w.drain()
+		hold := c.hold
+		c.hold = nil
+		w.round(0, func(s *Shard) {
+			for _, id := range hold {
+				if err := s.Finish(c.sub, id); err != nil {
+					t.Fatal(err)
+				}
+			}
+		})
+		return next == count+10
+	})
+}
+
+// A message that stays in a subscriber's hands does not keep its neighbours'
+// chunk.
+func TestSweepCopiesOldMessagesInFlight(t *testing.T) {
+	w := newWorld(t, 1, 1, 100_000, t.TempDir(), 1)
+	topic, _ := w.b.Topic("t")
+	ch, err := topic.Channel("c")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := w.producer(0)
+	got := 0
+	c := w.consumer(ch, 0, 1<<20, func(*consumer, uint64, uint16) { got++ })
+	const count = 50_000
+	w.round(0, func(s *Shard) { p.publish(s, topic, count, 0) })
+	w.settle("all delivered", func() bool { w.drain(); return got == count })
+	kept := c.hold[:0]
+	w.round(0, func(s *Shard) {
+		for i, id := range c.hold {
+			if i%1000 == 0 {
+				kept = append(kept, id)
+			} else if err := s.Finish(c.sub, id); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+	before := w.b.Memory()
+	w.now += agedNs
+	w.blocking("sweep", func() { w.b.Sweep(w.now, true) })
+	for w.b.shards[0].copyAt != 0 {
+		w.round(0, nil)
+	}
+	if after := w.b.Memory(); after > before/4 {
+		t.Errorf("%d messages keep %d bytes, %d before the sweep", len(kept), after, before)
+	}
+	w.round(0, func(s *Shard) {
+		for _, id := range kept {
+			if err := s.Finish(c.sub, id); err != nil {
+				t.Errorf("finish after the copy: %v", err)
+			}
+		}
+	})
+}
+
+// The mark on disk stays ahead of the ids in use, for as long as a run lasts.
+func TestIDMarkRunsAhead(t *testing.T) {
+	path := t.TempDir() + "/zsq/ids"
+	mark, err := TakeIDMark(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := newWorld(t, 1, 1, 10, t.TempDir(), mark)
+	for range 10 {
+		last := w.b.ids.take(idMarkAhead*2/5) + idMarkAhead*2/5 - 1
+		if err := w.b.ExtendIDMark(path); err != nil {
+			t.Fatal(err)
+		}
+		b, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		next, err := strconv.ParseUint(strings.TrimSpace(string(b)), 10, 64)
+		if err != nil || next <= last&^idTop {
+			t.Fatalf("the mark is %q (%v), id %d is taken", b, err, last&^idTop)
+		}
+	}
+}
