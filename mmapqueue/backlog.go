@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -38,8 +37,8 @@ type Options struct {
 	// that failed. It must be safe for concurrent use. The default drops it.
 	Logf func(format string, args ...any)
 
-	// create makes a segment's file; tests put a full disk here.
-	create func(path string, size int64) (file, error)
+	// FS is where the log lies. The default is OS.
+	FS FS
 }
 
 const (
@@ -71,8 +70,8 @@ func (o *Options) defaults() {
 	if o.Logf == nil {
 		o.Logf = func(string, ...any) {}
 	}
-	if o.create == nil {
-		o.create = createFile
+	if o.FS == nil {
+		o.FS = OS
 	}
 }
 
@@ -162,6 +161,7 @@ func (b *Backlog) Append(recs []Record) error {
 	if n, err := s.f.WriteAt(buf.B, s.end); err != nil {
 		b.mu.Lock()
 		s.failed = true
+		b.sequence = sequence // a start may find records of this batch
 		b.mu.Unlock()
 		b.sealOpen()
 		return fmt.Errorf("mmapqueue: append %d bytes to %s, %d written: %w", size, s.path, n, err)
@@ -177,10 +177,11 @@ func (b *Backlog) Append(recs []Record) error {
 
 // count adds recs, which were just written at the end of s, to what each cursor
 // has to read. A cursor that had read everything is put in front of them first.
+// The caller holds mu.
 func (b *Backlog) count(s *segment, recs []Record) {
 	for _, c := range b.cursors {
 		if c.depth.Load() == 0 {
-			c.place(s)
+			c.skip()
 		}
 	}
 	publishes := int64(0)
@@ -249,17 +250,17 @@ func (b *Backlog) newSegment(need int64) (*segment, error) {
 	}
 	b.mu.Unlock()
 
-	f, err := b.o.create(s.path, s.size)
+	f, err := b.o.FS.Create(s.path, s.size)
 	if err != nil && s.size > need {
 		s.size = need
-		f, err = b.o.create(s.path, s.size)
+		f, err = b.o.FS.Create(s.path, s.size)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("mmapqueue: create segment: %w", err)
 	}
 	if _, err := f.WriteAt(s.header(), 0); err != nil {
 		f.Close()
-		os.Remove(s.path)
+		b.o.FS.Remove(s.path)
 		return nil, fmt.Errorf("mmapqueue: write header of %s: %w", s.path, err)
 	}
 	s.f = f
@@ -285,7 +286,7 @@ func (b *Backlog) makeDir() error {
 	if made {
 		return nil
 	}
-	if err := os.MkdirAll(b.dir, 0o755); err != nil {
+	if err := b.o.FS.MkdirAll(b.dir); err != nil {
 		return fmt.Errorf("mmapqueue: %w", err)
 	}
 	b.mu.Lock()
@@ -327,8 +328,8 @@ func (b *Backlog) sealOpen() {
 func (b *Backlog) reap() (gone []*segment) {
 	oldest := b.number
 	for _, c := range b.cursors {
-		if c.depth.Load() > 0 {
-			oldest = min(oldest, c.at.segment)
+		if !c.idle() {
+			oldest = min(oldest, c.oldest())
 		}
 	}
 	b.segments = slices.DeleteFunc(b.segments, func(s *segment) bool {
@@ -368,9 +369,9 @@ func (b *Backlog) discard(gone []*segment) {
 			s.f.Close()
 		}
 		b.bytes.Add(-s.size)
-		remove := os.Remove
+		remove := b.o.FS.Remove
 		if s.damaged {
-			remove = func(path string) error { return os.Rename(path, path+badSuffix) }
+			remove = func(path string) error { return b.o.FS.Rename(path, path+badSuffix) }
 		}
 		if err := remove(s.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			b.o.Logf("mmapqueue: discard segment: %v", err)
@@ -456,7 +457,7 @@ func (b *Backlog) sync() error {
 		}
 	}
 	if newFiles {
-		err := firstErr(syncDir(b.dir), syncDir(filepath.Dir(b.dir))) // its own name too
+		err := firstErr(b.o.FS.SyncDir(b.dir), b.o.FS.SyncDir(filepath.Dir(b.dir))) // its own name too
 		if err != nil {
 			b.mu.Lock()
 			b.newFiles = true
@@ -473,22 +474,6 @@ func firstErr(a, b error) error {
 		return a
 	}
 	return b
-}
-
-// syncDir makes the names in dir durable.
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil // removed by Trim meanwhile
-	}
-	if err != nil {
-		return fmt.Errorf("mmapqueue: sync directory: %w", err)
-	}
-	defer d.Close()
-	if err := d.Sync(); err != nil {
-		return fmt.Errorf("mmapqueue: sync directory: %w", err)
-	}
-	return nil
 }
 
 // Trim gives back what a backlog with nothing to read still holds: the open
@@ -509,7 +494,7 @@ func (b *Backlog) trim() {
 	b.mu.Lock()
 	idle := b.onDisk
 	for _, c := range b.cursors {
-		idle = idle && c.depth.Load() == 0
+		idle = idle && c.idle()
 	}
 	if !idle {
 		for _, s := range b.segments {
@@ -530,8 +515,8 @@ func (b *Backlog) trim() {
 	b.mu.Unlock()
 	// The cursors go last: records without cursors would be read again by all.
 	b.discard(gone)
-	os.Remove(filepath.Join(b.dir, cursorFile))
-	os.Remove(b.dir) // fails when evidence lies there
+	b.o.FS.Remove(filepath.Join(b.dir, cursorFile))
+	b.o.FS.Remove(b.dir) // fails when evidence lies there
 }
 
 // Bytes returns the size of all segments, with space set aside for later records.
@@ -598,11 +583,12 @@ func (b *Backlog) Remove() error {
 	}
 	for _, c := range b.cursors {
 		c.depth.Store(0)
+		c.waiting = 0
 	}
 	b.segments, b.open, b.cursors, b.onDisk = nil, nil, nil, false
 	b.mu.Unlock()
 	b.discard(gone)
-	if err := os.RemoveAll(b.dir); err != nil {
+	if err := removeAll(b.o.FS, b.dir); err != nil {
 		return fmt.Errorf("mmapqueue: remove: %w", err)
 	}
 	return nil
@@ -617,6 +603,9 @@ func (b *Backlog) check() {
 	for _, c := range b.cursors {
 		depth := c.depth.Load()
 		invariant.Check(depth >= 0, "cursor %q has depth %d", c.name, depth)
+		invariant.Check(c.waiting >= 0, "cursor %q has %d unfinished records", c.name, c.waiting)
+		invariant.Check(c.base.sequence <= c.window.floor, "cursor %q: base %d above floor %d", c.name, c.base.sequence, c.window.floor)
+		invariant.Check(c.window.floor <= b.sequence, "cursor %q: floor %d above the end %d", c.name, c.window.floor, b.sequence)
 		invariant.Check(depth == 0 || len(b.segments) > 0, "cursor %q has depth %d and no segment", c.name, depth)
 	}
 	for i, s := range b.segments {

@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/zsqio/zsq/internal/faultfs"
 	"github.com/zsqio/zsq/mmapqueue"
 )
 
@@ -56,7 +57,8 @@ func publish(first, n int) []mmapqueue.Record {
 	return recs
 }
 
-// drain reads all that c has and returns it with bodies of its own.
+// drain reads what c has, at most most, finishes it, and returns it with bodies
+// of its own.
 func drain(t testing.TB, c *mmapqueue.Cursor, most int) []mmapqueue.Record {
 	t.Helper()
 	got, err := tryDrain(c, most)
@@ -69,10 +71,18 @@ func tryDrain(c *mmapqueue.Cursor, most int) (got []mmapqueue.Record, err error)
 		got = append(got, *r)
 		got[len(got)-1].Body = bytes.Clone(r.Body)
 	})
+	c.Finish(sequences(got))
 	if n != len(got) {
 		return got, fmt.Errorf("Read says %d, handed out %d", n, len(got))
 	}
 	return got, err
+}
+
+func sequences(recs []mmapqueue.Record) (out []uint64) {
+	for _, r := range recs {
+		out = append(out, r.Sequence)
+	}
+	return out
 }
 
 func same(a, b mmapqueue.Record) bool {
@@ -404,11 +414,12 @@ func TestIdle(t *testing.T) {
 // TestDiskFull shows that a failed append counts for nothing, that what came
 // before it stays, and that later appends work once there is space.
 func TestDiskFull(t *testing.T) {
-	f := func(faults mmapqueue.Faults, then string) {
+	f := func(faults faultfs.Faults, then string) {
 		t.Helper()
-		files := &mmapqueue.FaultyFiles{}
+		files := faultfs.New()
 		dir := filepath.Join(t.TempDir(), "log")
-		o := files.Use(small)
+		o := small
+		o.FS = files
 		b := mustOpen(t, dir, o)
 		c := mustCursor(t, b, "ch")
 		must(t, b.Append(publish(1, 2)))
@@ -425,34 +436,35 @@ func TestDiskFull(t *testing.T) {
 			b = mustOpen(t, dir, small)
 			c = mustCursor(t, b, "ch")
 		}
-		files.Set(mmapqueue.Faults{})
+		files.Set(faultfs.Faults{})
 		must(t, b.Append(publish(3, 40)))
 		wantRecords(t, drain(t, c, 100), publish(1, 42))
 		must(t, b.Remove())
 	}
 	for _, then := range []string{"go on", "crash"} {
-		f(mmapqueue.Faults{CreateErr: syscall.ENOSPC}, then)
+		f(faultfs.Faults{Create: syscall.ENOSPC}, then)
 		for _, room := range []int64{0, 1, 64, 300, 900, 2500} {
-			f(mmapqueue.Faults{WriteErr: syscall.ENOSPC, Room: room}, then)
+			f(faultfs.Faults{Write: syscall.ENOSPC, Room: room}, then)
 		}
 	}
 }
 
 // TestFailedSync shows that a segment whose sync failed takes no more records.
 func TestFailedSync(t *testing.T) {
-	files := &mmapqueue.FaultyFiles{}
-	o := files.Use(small)
+	files := faultfs.New()
+	o := small
+	o.FS = files
 	o.SegmentBytesMin = 4096
 	dir := filepath.Join(t.TempDir(), "log")
 	b := mustOpen(t, dir, o)
 	defer b.Remove()
 	c := mustCursor(t, b, "ch")
 	must(t, b.Append(publish(1, 1)))
-	files.Set(mmapqueue.Faults{SyncErr: syscall.EIO})
+	files.Set(faultfs.Faults{Sync: syscall.EIO})
 	if err := b.Sync(); !errors.Is(err, syscall.EIO) {
 		t.Fatalf("Sync = %v", err)
 	}
-	files.Set(mmapqueue.Faults{})
+	files.Set(faultfs.Faults{})
 	must(t, b.Append(publish(2, 1)))
 	if n := len(segments(t, dir)); n != 2 {
 		t.Fatalf("%d segments, want a new one after the failed sync", n)
@@ -462,13 +474,13 @@ func TestFailedSync(t *testing.T) {
 
 // TestOneWriteABatch shows that a batch costs one system call.
 func TestOneWriteABatch(t *testing.T) {
-	files := &mmapqueue.FaultyFiles{}
-	b := mustOpen(t, filepath.Join(t.TempDir(), "log"), files.Use(mmapqueue.Options{SegmentBytesMin: 1 << 20}))
+	files := faultfs.New()
+	b := mustOpen(t, filepath.Join(t.TempDir(), "log"), mmapqueue.Options{SegmentBytesMin: 1 << 20, FS: files})
 	defer b.Remove()
 	must(t, b.Append(publish(1, 1)))
-	files.Writes.Store(0)
+	files.Counts()
 	must(t, b.Append(publish(2, 1000)))
-	if n := files.Writes.Load(); n != 1 {
+	if n := files.Counts().Writes; n != 1 {
 		t.Fatalf("%d writes for one batch", n)
 	}
 }

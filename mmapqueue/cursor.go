@@ -5,7 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
+	"math"
 	"path/filepath"
 	"slices"
 	"sync/atomic"
@@ -17,30 +17,55 @@ import (
 // Cursor is one reader's place in a log: a channel's, or the topic's own. One
 // goroutine at a time may Read; the other methods may be called beside it.
 //
-// Invariant: 0 <= depth, and depth is the number of publish records behind the
-// position plus the number of put records for this cursor behind it. A cursor
-// with depth 0 stands at the end by definition, whatever at says; Append puts it
-// in front of the next batch.
+// Every record that is the cursor's, a publish or a put for it, is in one place:
+//
+//	still to read ── Read ──► handed out ── Finish ──► finished
+//	      └───────────────── Finish ─────────────────────▲
+//
+// Depth counts the first, Unfinished the second. A restart reads again what is
+// not finished. The window holds what is finished, and what the cursor has passed
+// that is not its own or is damaged; its floor is the oldest record that keeps a
+// segment on disk.
+//
+// Invariant: what Depth counts is, for each segment from at on, the cursor's
+// records in it less those that have left (tally.left). A cursor with Depth 0 has
+// read everything, whatever at says; Append puts it in front of the next batch.
 type Cursor struct {
 	b     *Backlog
 	id    uint32       // never changes
 	depth atomic.Int64 // changed under b.mu, read anywhere
-	r     Record       // what Read hands out; belongs to the Read under way
+
+	// What a Read hands out and notes; they belong to the Read under way.
+	r     Record
+	out   []uint64
+	known []uint64
 
 	// Under b.mu:
-	name  string
-	at    position
-	epoch uint64 // raised by Empty and Delete: a Read under way moves at no more
-	gone  bool   // deleted
+	name    string
+	at      position // where the next Read goes on
+	window  window
+	base    position // where a restart goes on: not above the floor, and close to it
+	mark    position // the next base, once the floor has come so far
+	tallies []tally  // ascending by segment, from the floor's segment on
+	waiting int64    // handed out and not finished
+	epoch   uint64   // raised by Empty and Delete: a Read under way counts no more
+	gone    bool     // deleted
 }
 
-// position is a place in a log, with what lies before it in its segment. The
-// counts make a depth from footers alone, without reading records.
+// position is a place in a log: the record with this sequence, or the first
+// above it, is not before offset.
 type position struct {
-	segment   uint64
-	offset    int64
-	publishes int64 // publish records of the segment before offset
-	puts      int64 // put records for this cursor before offset
+	segment  uint64
+	offset   int64
+	sequence uint64
+}
+
+// tally counts a cursor's own records of one segment: those that Depth counts no
+// longer, and those that are finished.
+type tally struct {
+	segment  uint64
+	left     int64
+	finished int64
 }
 
 // Cursor returns the cursor of that name. When there is none it is created at
@@ -62,6 +87,7 @@ func (b *Backlog) Cursor(name string) (*Cursor, error) {
 	}
 	b.lastID++
 	c := &Cursor{b: b, id: b.lastID, name: name}
+	c.settle()
 	b.cursors = append(b.cursors, c)
 	b.moved = true
 	b.mu.Unlock()
@@ -95,24 +121,122 @@ func (c *Cursor) ID() uint32 { return c.id }
 // Read hands out count until that Read returns.
 func (c *Cursor) Depth() int64 { return c.depth.Load() }
 
-// place puts c at the end of s.
-func (c *Cursor) place(s *segment) {
-	c.at = position{segment: s.number, offset: s.end, publishes: s.publishes, puts: s.puts[c.id]}
+// Unfinished returns how many records were handed out and not finished.
+func (c *Cursor) Unfinished() int64 {
+	c.b.mu.Lock()
+	defer c.b.mu.Unlock()
+	return c.waiting
 }
 
-// end returns the position of a cursor that has read everything. The caller
-// holds b.mu.
-func (c *Cursor) end() position {
-	if s := c.b.open; s != nil {
-		return position{segment: s.number, offset: s.end, publishes: s.publishes, puts: s.puts[c.id]}
+// own returns how many records of s are the cursor's.
+func (c *Cursor) own(s *segment) int64 { return s.publishes + s.puts[c.id] }
+
+// end returns the position behind everything. The caller holds b.mu.
+func (b *Backlog) end() position {
+	if s := b.open; s != nil {
+		return position{segment: s.number, offset: s.end, sequence: b.sequence}
 	}
-	return position{segment: c.b.number, offset: segmentStart}
+	return position{segment: b.number, offset: segmentStart, sequence: b.sequence}
+}
+
+// idle reports whether c needs nothing that is in the log. The caller holds b.mu.
+func (c *Cursor) idle() bool { return c.depth.Load() == 0 && c.waiting == 0 }
+
+// settle puts c, which needs nothing that is in the log, behind everything. The
+// caller holds b.mu.
+func (c *Cursor) settle() {
+	c.at = c.b.end()
+	c.base, c.mark = c.at, c.at
+	c.window.reset(c.at.sequence)
+	c.tallies = c.tallies[:0]
+	if s := c.b.open; s != nil {
+		c.tallies = append(c.tallies, tally{s.number, c.own(s), c.own(s)})
+	}
+}
+
+// skip puts c, which has nothing to read, behind everything: what lies between
+// is not its own. The caller holds b.mu.
+func (c *Cursor) skip() {
+	if c.waiting == 0 {
+		c.settle()
+		return
+	}
+	end := c.b.end()
+	c.window.addRange(c.at.sequence, end.sequence)
+	c.at = end
+	if s := c.b.open; s != nil {
+		c.tally(s.number).left = c.own(s)
+	}
+}
+
+// tally returns the counts of a segment, which it adds when there are none. The
+// caller holds b.mu.
+func (c *Cursor) tally(segment uint64) *tally {
+	i := len(c.tallies)
+	for i > 0 && c.tallies[i-1].segment > segment {
+		i--
+	}
+	if i == 0 || c.tallies[i-1].segment < segment {
+		c.tallies = slices.Insert(c.tallies, i, tally{segment: segment})
+		i++
+	}
+	return &c.tallies[i-1]
+}
+
+// raised follows the window's floor: the base comes after it, and counts of
+// segments that are done with go. The caller holds b.mu.
+func (c *Cursor) raised() {
+	if c.idle() {
+		c.settle()
+		return
+	}
+	if floor := c.window.floor; floor >= c.mark.sequence {
+		c.base, c.mark = c.mark, c.at
+	}
+	oldest := c.oldest()
+	if oldest > c.base.segment {
+		c.base = position{segment: oldest, offset: segmentStart, sequence: c.base.sequence}
+	}
+	n := 0
+	for n < len(c.tallies) && c.tallies[n].segment < oldest {
+		n++
+	}
+	c.tallies = slices.Delete(c.tallies, 0, n)
+}
+
+// oldest returns the first segment that c, which is not idle, needs. The caller
+// holds b.mu.
+func (c *Cursor) oldest() uint64 {
+	s := c.b.segmentOf(c.window.floor)
+	switch {
+	case s != nil && c.depth.Load() > 0:
+		return min(s.number, c.at.segment)
+	case s != nil:
+		return s.number
+	}
+	return c.at.segment
+}
+
+// segmentOf returns the segment in which the record of that sequence is, or
+// would be; nil when that is behind the last. The caller holds b.mu.
+func (b *Backlog) segmentOf(sequence uint64) *segment {
+	i, _ := slices.BinarySearchFunc(b.segments, sequence, func(s *segment, sequence uint64) int {
+		if s.next <= sequence {
+			return -1
+		}
+		return 1
+	})
+	if i == len(b.segments) {
+		return nil
+	}
+	return b.segments[i]
 }
 
 // Read hands the next records, at most max, to f in order, moves the cursor
 // behind them and returns their number. Fewer than max means that the cursor has
 // reached the end. The record and its body are valid only inside f; f must not
-// call the backlog or its cursors, Depth excepted.
+// call the backlog or its cursors, Depth excepted. Each record is the caller's to
+// Finish, by its Sequence.
 //
 // A damaged record is passed over, counted and logged, without an error. When a
 // segment cannot be read on, because its file is gone, was cut or sits on a
@@ -132,7 +256,7 @@ func (c *Cursor) Read(max int, f func(r *Record)) (n int, err error) {
 
 // readSegment is Read within one segment. more says that another call may find
 // more records.
-func (c *Cursor) readSegment(max int, f func(r *Record)) (n int, more bool, err error) {
+func (c *Cursor) readSegment(most int, f func(r *Record)) (n int, more bool, err error) {
 	b := c.b
 	b.mu.Lock()
 	if b.closed || c.gone {
@@ -144,10 +268,17 @@ func (c *Cursor) readSegment(max int, f func(r *Record)) (n int, more bool, err 
 		b.mu.Unlock()
 		return 0, false, nil
 	}
-	w := walk{s: s, id: c.id, max: max, at: c.at, limit: s.end, record: &c.r}
-	atLimit := position{segment: s.number, offset: s.end, publishes: s.publishes, puts: s.puts[c.id]}
+	w := walk{s: s, id: c.id, max: most, at: c.at, limit: s.end, stop: math.MaxUint64, record: &c.r, out: c.out[:0]}
+	next, own := s.next, c.own(s)
+	if c.at.sequence < c.window.end() {
+		w.floor = c.window.floor
+		w.from = max(c.at.sequence, w.floor) &^ 63
+		w.stop = w.from + 64*knownWords
+		w.known = c.window.clone(c.known[:0], w.from, knownWords)
+		c.known = w.known
+	}
 	if s.mapping == nil {
-		if s.mapping, err = mapFile(s.path, s.size); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if s.mapping, err = b.o.FS.Map(s.path, s.size); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			b.mu.Unlock() // out of descriptors or address space: worth another try
 			return 0, false, fmt.Errorf("mmapqueue: map %s: %w", s.path, err)
 		}
@@ -161,7 +292,7 @@ func (c *Cursor) readSegment(max int, f func(r *Record)) (n int, more bool, err 
 	if err == nil {
 		err = guard(mapping, func() { w.run(mapping, f) })
 	}
-	c.r = Record{}
+	c.r, c.out = Record{}, w.out
 	for _, offset := range w.damage {
 		b.report(s, offset, nil)
 	}
@@ -177,18 +308,18 @@ func (c *Cursor) readSegment(max int, f func(r *Record)) (n int, more bool, err 
 	}
 	s.readers--
 	if c.epoch == epoch {
-		c.advance(s, &w, atLimit)
+		c.advance(s, &w, next, own)
 	}
 	if s.dead && s.readers == 0 {
 		b.unmap(s)
 	}
 	gone := b.reap()
-	b.touch(w.n)
+	b.touch(len(w.out))
 	b.check()
 	more = c.depth.Load() > 0
 	b.mu.Unlock()
 	b.discard(gone)
-	return w.n, more, err
+	return len(w.out), more, err
 }
 
 // segment returns the segment that c reads next, or nil when it has read
@@ -204,26 +335,43 @@ func (c *Cursor) segment() *segment {
 	}
 	s := c.b.segments[i]
 	if s.number > c.at.segment {
-		c.at = position{segment: s.number, offset: segmentStart}
+		c.at.segment, c.at.offset = s.number, segmentStart
 	}
 	return s
 }
 
-// advance moves c to where w has come. At w's limit everything that s counted has
-// been read or is damaged, so that the depth is exact again from there on. The
-// caller holds b.mu.
-func (c *Cursor) advance(s *segment, w *walk, atLimit position) {
+// advance moves c to where w has come. At w's limit everything that s counted,
+// own of it, has been handed out, is finished or is damaged, so that the depth is
+// exact again from there on; next is the sequence there. The caller holds b.mu.
+func (c *Cursor) advance(s *segment, w *walk, next uint64, own int64) {
 	b := c.b
-	read := int64(w.n)
-	if w.at.offset >= w.limit {
-		read += atLimit.publishes - w.at.publishes + atLimit.puts - w.at.puts
-		w.at = atLimit
-		if s.sealed && s.end == w.limit {
-			w.at = position{segment: s.number + 1, offset: segmentStart}
+	t := c.tally(s.number)
+	left := int64(0)
+	for _, sequence := range w.out {
+		if !c.window.has(sequence) { // else Finish was quicker, and has counted it
+			left++
 		}
 	}
+	c.waiting += left
+	if w.at.offset >= w.limit {
+		left = max(left, own-t.left)
+		w.at.sequence = max(w.at.sequence, next)
+		if s.sealed && s.end == w.limit {
+			w.at.segment, w.at.offset = s.number+1, segmentStart
+		}
+	}
+	t.left += left
+	// What was passed and not handed out is not ours, is finished or is damaged.
+	if from := c.at.sequence; w.at.sequence-from != uint64(len(w.out)) {
+		for _, sequence := range w.out {
+			c.window.addRange(from, sequence)
+			from = sequence + 1
+		}
+		c.window.addRange(from, w.at.sequence)
+	}
 	c.at, b.moved = w.at, true
-	c.depth.Store(max(0, c.depth.Load()-read))
+	c.depth.Store(max(0, c.depth.Load()-left))
+	c.raised()
 	if c.at.segment != s.number && s.readers == 0 {
 		for _, other := range b.cursors {
 			if other.depth.Load() > 0 && other.at.segment == s.number {
@@ -234,16 +382,69 @@ func (c *Cursor) advance(s *segment, w *walk, atLimit position) {
 	}
 }
 
+// Finish says that the caller is done with records, by their Sequence: no
+// restart after the next Sync reads them again. Records that were not read yet
+// leave Depth, and no Read that begins later hands them out. Sequences may come in
+// any order, and again; quickest is ascending and many at a time. Those of records
+// that are not the cursor's must not be among them. After Close or Delete it does
+// nothing.
+func (c *Cursor) Finish(sequences []uint64) {
+	b := c.b
+	b.mu.Lock()
+	if b.closed || c.gone {
+		b.mu.Unlock()
+		return
+	}
+	var s *segment
+	var t *tally
+	unread := int64(0)
+	for _, sequence := range sequences {
+		if sequence >= b.sequence || !c.window.add(sequence) {
+			continue
+		}
+		if s == nil || sequence >= s.next || sequence < s.firstSequence {
+			if s = b.segmentOf(sequence); s == nil || sequence < s.firstSequence {
+				s = nil // its file is gone
+				continue
+			}
+			t = c.tally(s.number)
+		}
+		t.finished++
+		if sequence >= c.at.sequence {
+			t.left++
+			unread++
+		} else {
+			c.waiting--
+		}
+	}
+	c.depth.Store(max(0, c.depth.Load()-unread))
+	b.moved = true
+	c.raised()
+	gone := b.reap()
+	b.touch(len(sequences))
+	b.check()
+	b.mu.Unlock()
+	b.discard(gone)
+}
+
+// knownWords is how much of the window one step of a Read looks at: 4,096 records.
+const knownWords = 64
+
 // walk is one pass over the records of a segment.
 type walk struct {
 	s     *segment
 	id    uint32 // of the cursor that reads
 	max   int
-	limit int64 // where the records end
+	limit int64  // where the records end
+	stop  uint64 // sequence that ends the pass
+
+	known []uint64 // the cursor's window from the sequence from on, or nil
+	from  uint64
+	floor uint64
 
 	record *Record
 	at     position // behind the last record seen
-	n      int      // records handed out
+	out    []uint64 // records handed out
 	damage []int64  // where a record should have been
 }
 
@@ -251,7 +452,7 @@ type walk struct {
 // fields are right at every step, because a fault may end it anywhere.
 func (w *walk) run(m mmap.MMap, f func(r *Record)) {
 	data := m[:min(w.limit, int64(len(m)))]
-	for w.n < w.max && w.at.offset < w.limit {
+	for len(w.out) < w.max && w.at.offset < w.limit && w.at.sequence < w.stop {
 		size, v := decode(data[w.at.offset:], w.record, w.at.offset, w.s.salt)
 		switch {
 		case v == nothing:
@@ -260,20 +461,38 @@ func (w *walk) run(m mmap.MMap, f func(r *Record)) {
 			continue
 		case v == damaged:
 			w.damage = append(w.damage, w.at.offset)
-		case w.record.Kind == KindPublish:
+			w.at.offset += size
+			continue
+		}
+		sequence := w.record.Sequence
+		if sequence >= w.stop {
+			w.at.sequence = sequence
+			return
+		}
+		if (w.record.Kind == KindPublish || w.record.Cursor == w.id) && !w.done(sequence) {
 			f(w.record)
-			w.n++
-			w.at.publishes++
-		case w.record.Cursor == w.id:
-			f(w.record)
-			w.n++
-			w.at.puts++
+			w.out = append(w.out, sequence)
 		}
 		w.at.offset += size
+		w.at.sequence = sequence + 1
 	}
 }
 
-// Empty forgets everything the cursor had to read.
+// done reports whether the window knew a record as done when the pass began.
+func (w *walk) done(sequence uint64) bool {
+	switch {
+	case sequence < w.at.sequence:
+		return true // passed: what is not ours and what a restart goes over again
+	case w.known == nil:
+		return false
+	case sequence < w.floor:
+		return true
+	}
+	return w.known[(sequence-w.from)/64]>>(sequence%64)&1 != 0
+}
+
+// Empty forgets everything the cursor had to read, and finishes what was handed
+// out.
 func (c *Cursor) Empty() {
 	b := c.b
 	b.mu.Lock()
@@ -282,6 +501,8 @@ func (c *Cursor) Empty() {
 		return
 	}
 	c.depth.Store(0)
+	c.waiting = 0
+	c.settle()
 	c.epoch++
 	b.moved = true
 	gone := b.reap()
@@ -336,21 +557,32 @@ func (c *Cursor) Delete() error {
 	return err
 }
 
-// The cursor file holds every cursor's place. It is replaced whole, by rename,
-// at each sync and whenever a cursor is created, renamed, emptied or deleted:
+// The cursor file holds what every cursor is done with. It is replaced whole, by
+// rename, at each sync and whenever a cursor is created, renamed, emptied or
+// deleted:
 //
-//	0       8         12      16        per cursor, 40 bytes and its name        8
-//	├───────┼─────────┼───────┼────┬────────┬─────────┬────────┬───────────┬──────┬──────┬──────────┐
-//	│ magic │ last id │ count │ id │ length │ segment │ offset │ publishes │ puts │ name │ checksum │
-//	└───────┴─────────┴───────┴────┴────────┴─────────┴────────┴───────────┴──────┴──────┴──────────┘
+//	0       8         12      16
+//	├───────┼─────────┼───────┼──────────┬──────────┐
+//	│ magic │ last id │ count │ cursors… │ checksum │
+//	└───────┴─────────┴───────┴──────────┴──────────┘
 //
-// id and length (of the name) have 4 bytes, the other numbers 8. checksum is the
-// xxhash64 of everything before it. A file that is older than the records beside
-// it makes cursors read some of them again, and never miss one.
+// and for each cursor:
+//
+//	0    4      8         16       24         32        36       40
+//	├────┼──────┼─────────┼────────┼──────────┼─────────┼────────┼──────┬──────────┬────────┐
+//	│ id │ name │ segment │ offset │ sequence │ tallies │ window │ name │ tallies… │ window │
+//	└────┴──────┴─────────┴────────┴──────────┴─────────┴────────┴──────┴──────────┴────────┘
+//
+// segment, offset and sequence are the base. The numbers called name and window
+// are lengths in bytes, tallies a count; a tally is a segment and how many of the
+// cursor's records in it are finished, 8 bytes each. window.go draws the window.
+// checksum is the xxhash64 of everything before it. A file that is older than
+// the records beside it makes cursors read some of them again, and never miss one.
 const (
 	cursorFile  = "cursors"
-	cursorMagic = 0x0131525543515a00
+	cursorMagic = 0x0132525543515a00 // "\0ZQCUR2\1" in the file
 	cursorFixed = 40
+	tallySize   = 16
 	nameMax     = 1024
 )
 
@@ -367,7 +599,7 @@ func (b *Backlog) saveCursors(durably bool) error {
 	b.moved = !durably // a sync that follows still has to make it durable
 	buf := b.encodeCursors()
 	b.mu.Unlock()
-	if err := replaceFile(filepath.Join(b.dir, cursorFile), buf, durably); err != nil {
+	if err := replaceFile(b.o.FS, filepath.Join(b.dir, cursorFile), buf, durably); err != nil {
 		b.mu.Lock()
 		b.moved = true
 		b.mu.Unlock()
@@ -382,17 +614,25 @@ func (b *Backlog) encodeCursors() []byte {
 	buf = binary.LittleEndian.AppendUint32(buf, b.lastID)
 	buf = binary.LittleEndian.AppendUint32(buf, uint32(len(b.cursors)))
 	for _, c := range b.cursors {
-		at := c.at
-		if c.depth.Load() == 0 {
-			at = c.end()
+		if c.idle() {
+			c.settle()
 		}
+		fixed := len(buf)
 		buf = binary.LittleEndian.AppendUint32(buf, c.id)
 		buf = binary.LittleEndian.AppendUint32(buf, uint32(len(c.name)))
-		buf = binary.LittleEndian.AppendUint64(buf, at.segment)
-		buf = binary.LittleEndian.AppendUint64(buf, uint64(at.offset))
-		buf = binary.LittleEndian.AppendUint64(buf, uint64(at.publishes))
-		buf = binary.LittleEndian.AppendUint64(buf, uint64(at.puts))
+		buf = binary.LittleEndian.AppendUint64(buf, c.base.segment)
+		buf = binary.LittleEndian.AppendUint64(buf, uint64(c.base.offset))
+		buf = binary.LittleEndian.AppendUint64(buf, c.base.sequence)
+		buf = binary.LittleEndian.AppendUint32(buf, uint32(len(c.tallies)))
+		buf = binary.LittleEndian.AppendUint32(buf, 0)
 		buf = append(buf, c.name...)
+		for _, t := range c.tallies {
+			buf = binary.LittleEndian.AppendUint64(buf, t.segment)
+			buf = binary.LittleEndian.AppendUint64(buf, uint64(t.finished))
+		}
+		before := len(buf)
+		buf = c.window.encode(buf)
+		binary.LittleEndian.PutUint32(buf[fixed+36:], uint32(len(buf)-before))
 	}
 	return binary.LittleEndian.AppendUint64(buf, xxhash.Sum64(buf))
 }
@@ -413,39 +653,31 @@ func (b *Backlog) decodeCursors(buf []byte) bool {
 		if len(body) < cursorFixed {
 			return false
 		}
-		n := int(binary.LittleEndian.Uint32(body[4:]))
-		if n > nameMax || len(body) < cursorFixed+n {
+		n := int64(binary.LittleEndian.Uint32(body[4:]))
+		tallies := int64(binary.LittleEndian.Uint32(body[32:]))
+		window := int64(binary.LittleEndian.Uint32(body[36:]))
+		if n > nameMax || int64(len(body)) < cursorFixed+n+tallies*tallySize+window {
 			return false
 		}
-		b.cursors = append(b.cursors, &Cursor{
-			b: b, id: binary.LittleEndian.Uint32(body),
-			at: position{
-				segment:   binary.LittleEndian.Uint64(body[8:]),
-				offset:    int64(binary.LittleEndian.Uint64(body[16:])),
-				publishes: int64(binary.LittleEndian.Uint64(body[24:])),
-				puts:      int64(binary.LittleEndian.Uint64(body[32:])),
-			},
-			name: string(body[cursorFixed : cursorFixed+n]),
-		})
-		body = body[cursorFixed+n:]
+		c := &Cursor{b: b, id: binary.LittleEndian.Uint32(body)}
+		c.base = position{
+			segment:  binary.LittleEndian.Uint64(body[8:]),
+			offset:   int64(binary.LittleEndian.Uint64(body[16:])),
+			sequence: binary.LittleEndian.Uint64(body[24:]),
+		}
+		c.at, c.mark = c.base, c.base
+		body = body[cursorFixed:]
+		c.name, body = string(body[:n]), body[n:]
+		for range tallies {
+			t := c.tally(binary.LittleEndian.Uint64(body))
+			t.finished = int64(binary.LittleEndian.Uint64(body[8:]))
+			body = body[tallySize:]
+		}
+		if !c.window.decode(body[:window]) || c.base.offset < segmentStart {
+			return false
+		}
+		body = body[window:]
+		b.cursors = append(b.cursors, c)
 	}
 	return len(body) == 0
-}
-
-// replaceFile writes a file whole or not at all, as far as a crash of the
-// process goes, and durably if asked to.
-func replaceFile(path string, b []byte, durably bool) error {
-	f, err := os.OpenFile(path+".tmp", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(b)
-	if err == nil && durably {
-		err = f.Sync()
-	}
-	if err = firstErr(err, f.Close()); err != nil {
-		os.Remove(path + ".tmp")
-		return err
-	}
-	return os.Rename(path+".tmp", path)
 }

@@ -5,24 +5,28 @@
 //
 // A Backlog is the log of one topic. It holds what overflowed from memory, what
 // has waited there for long, and what a clean stop leaves. A message is written
-// once, however many channels lag; a channel is a Cursor.
+// once, however many channels lag; a channel is a Cursor. What a cursor has read
+// it still owes: a record is done with when it is finished, so that a message
+// that was handed to a consumer and not acknowledged is read again after a crash.
 //
 //	dir/000000000007.seg    sealed: records, footer
 //	dir/000000000008.seg    open: records, space set aside
-//	dir/cursors             where each cursor stands
+//	dir/cursors             what each cursor is done with
 //	dir/000000000003.seg.bad   damaged, done with, kept for whoever wants to look
 //
 // Segments start at 64 KB and double to 64 MB. They are written with one pwrite
 // a batch into space that fallocate has set aside, and read through a mapping.
 // Writing through the mapping was measured too: it is dearer as soon as anything
 // is synced, because write-back protects the pages again, and a full disk is a
-// signal there instead of an error. A segment that no cursor has to read is
-// removed at once, the open one by Trim or Close. A log with nothing to read
-// thus costs no file, no descriptor and no mapping.
+// signal there instead of an error. A segment is removed when no cursor has
+// anything unfinished in it or in front of it, the open one by Trim or Close. A
+// log in which everything is finished thus costs no file, no descriptor and no
+// mapping. One old record that nobody finishes keeps every segment behind it; who
+// means to hold one for long appends it again and finishes the old one.
 //
 // The layouts are drawn where they are read and written: a record in record.go,
-// a segment's header and footer in segment.go, the cursor file in cursor.go.
-// All are little-endian.
+// a segment's header and footer in segment.go, the cursor file in cursor.go and
+// window.go. All are little-endian.
 //
 // # What a crash may do
 //
@@ -30,10 +34,12 @@
 // any order of its pages, or not at all; what was synced stays as it is, unless
 // the disk fails; rename replaces a file as a whole.
 //
-//   - After Close: everything is there, and every cursor stands where it stood.
+//   - After Close: everything is there, and each cursor reads what it had not
+//     finished: no record more, none less.
 //   - After the process dies (kill -9, panic): every record whose Append had
-//     returned is there. Cursors stand where the last Sync saw them or behind:
-//     records read since are read again. To read twice is allowed, to lose is not.
+//     returned is there. Each cursor reads what it had not finished when the last
+//     Sync saw it; records finished since are read again. To read twice is allowed,
+//     to lose is not.
 //   - After power loss: the same for everything before the last Sync that
 //     returned without an error. Of what came after it, any whole record may be
 //     there, and torn ones are passed over.
@@ -60,6 +66,7 @@
 //	Append(recs []Record) error                    the topic's writer
 //	Cursor(name string) (*Cursor, error)           a channel is born
 //	Cursor.Read(max int, f func(*Record)) (int, error)   the channel's refiller
+//	Cursor.Finish(sequences []uint64)              any goroutine that may touch files
 //	Cursor.Depth() int64                           any goroutine
 //	Cursor.Empty, Rename, Delete                   operations on a channel
 //	Sync, Trim, Close, Remove

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -31,10 +30,8 @@ type JournalOptions struct {
 	// use. The default drops it.
 	Logf func(format string, args ...any)
 
-	// create makes a file and open opens one for writing; tests put failing
-	// disks here.
-	create func(path string, size int64) (file, error)
-	open   func(path string) (file, error)
+	// FS is where the journal lies. The default is OS.
+	FS FS
 }
 
 // spareMax is how many segments that nobody needs are kept to be used again.
@@ -50,11 +47,8 @@ func (o *JournalOptions) defaults() {
 	if o.Logf == nil {
 		o.Logf = func(string, ...any) {}
 	}
-	if o.create == nil {
-		o.create = createFile
-	}
-	if o.open == nil {
-		o.open = openFile
+	if o.FS == nil {
+		o.FS = OS
 	}
 }
 
@@ -85,7 +79,7 @@ type Journal struct {
 	stopping bool
 	segments []*journalSegment // in use, ascending by number; the last one may be open
 	spares   []*journalSegment // released, ascending by number: to be used again
-	slot     uint64 // of the last file's name
+	slot     uint64            // of the last file's name
 
 	// The writer's own, or Close's when it has ended.
 	open     *journalSegment   // takes records; nil until the next commit
@@ -108,7 +102,7 @@ func OpenJournal(dir string, o JournalOptions) (*Journal, error) {
 	o.defaults()
 	j := &Journal{dir: dir, o: o, next: 1, sequence: 1}
 	j.wake.L = &j.mu
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	if err := o.FS.MkdirAll(dir); err != nil {
 		return nil, fmt.Errorf("mmapqueue: open journal: %w", err)
 	}
 	if err := j.load(); err != nil {
@@ -120,7 +114,7 @@ func OpenJournal(dir string, o JournalOptions) (*Journal, error) {
 // load finds the segments. What is older than the newest one's tail was waiting
 // to be used again.
 func (j *Journal) load() error {
-	entries, err := os.ReadDir(j.dir)
+	entries, err := j.o.FS.ReadDir(j.dir)
 	if err != nil {
 		return err
 	}
@@ -131,13 +125,13 @@ func (j *Journal) load() error {
 		}
 		j.slot = max(j.slot, slot)
 		s := &journalSegment{path: filepath.Join(j.dir, e.Name())}
-		fresh, foreign, err := s.load()
+		fresh, foreign, err := s.load(j.o.FS)
 		switch {
 		case err != nil:
 			return err
 		case foreign:
 			j.o.Logf("%v", &CorruptError{Segment: s.path})
-			if err := os.Rename(s.path, s.path+badSuffix); err != nil {
+			if err := j.o.FS.Rename(s.path, s.path+badSuffix); err != nil {
 				return err
 			}
 		case fresh:
@@ -170,7 +164,7 @@ func (j *Journal) Start() {
 	j.Release(0) // the spares that are too many
 	if n := len(j.segments); n > 0 {
 		s := j.segments[n-1]
-		if f, err := j.o.open(s.path); err == nil && !s.damaged && s.end >= journalStart {
+		if f, err := j.o.FS.Open(s.path, true); err == nil && !s.damaged && s.end >= journalStart {
 			s.f, s.synced, j.open = f, 0, s
 			j.segment.Store(s.number)
 		} else if err == nil {
@@ -515,7 +509,7 @@ func (j *Journal) sync(r *journalRun) {
 	}
 	j.unsynced = j.unsynced[:0]
 	if j.newFiles {
-		if err := firstErr(syncDir(j.dir), syncDir(filepath.Dir(j.dir))); err != nil {
+		if err := firstErr(j.o.FS.SyncDir(j.dir), j.o.FS.SyncDir(filepath.Dir(j.dir))); err != nil {
 			for _, s := range todo {
 				fail(s, err)
 			}
@@ -546,11 +540,11 @@ func (j *Journal) roll(need int64) error {
 
 	var err error
 	if s != nil {
-		s.f, err = j.o.open(s.path)
+		s.f, err = j.o.FS.Open(s.path, true)
 	} else {
 		j.slot++
 		s = &journalSegment{path: journalPath(j.dir, j.slot), size: size}
-		s.f, err = j.o.create(s.path, size)
+		s.f, err = j.o.FS.Create(s.path, size)
 		j.newFiles = true
 	}
 	if err != nil {
@@ -563,7 +557,7 @@ func (j *Journal) roll(need int64) error {
 	}
 	if err != nil {
 		s.f.Close()
-		os.Remove(s.path)
+		j.o.FS.Remove(s.path)
 		return fmt.Errorf("mmapqueue: write header of %s: %w", s.path, err)
 	}
 	j.mu.Lock()
@@ -605,9 +599,9 @@ func (j *Journal) reusable(s *journalSegment) bool {
 
 func (j *Journal) discard(gone []*journalSegment) {
 	for _, s := range gone {
-		remove := os.Remove
+		remove := j.o.FS.Remove
 		if s.damaged {
-			remove = func(path string) error { return os.Rename(path, path+badSuffix) }
+			remove = func(path string) error { return j.o.FS.Rename(path, path+badSuffix) }
 		}
 		if err := remove(s.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			j.o.Logf("mmapqueue: discard journal segment: %v", err)
@@ -661,6 +655,6 @@ func (j *Journal) Remove() error {
 	j.discard(j.spares)
 	j.discard(j.segments)
 	j.segments, j.spares = nil, nil
-	os.Remove(j.dir) // fails when evidence lies there
+	j.o.FS.Remove(j.dir) // fails when evidence lies there
 	return err
 }

@@ -40,7 +40,7 @@ func (j *Journal) replay(r *replay, logf func(format string, args ...any)) error
 	r.begin()
 	for _, s := range j.segments {
 		r.segment = s.number
-		damage, err := s.scan(func(rec *Record) {
+		damage, err := s.scan(j.o.FS, func(rec *Record) {
 			r.apply(rec)
 			j.sequence = rec.Sequence + 1
 		})

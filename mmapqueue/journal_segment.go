@@ -4,7 +4,6 @@ import (
 	"crypto/rand"
 	"encoding/binary"
 	"fmt"
-	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -49,7 +48,7 @@ type journalSegment struct {
 	first  uint64 // sequence of the first record
 	size   int64
 
-	f      file  // the writer's; nil when it is not written
+	f      File  // the writer's; nil when it is not written
 	end    int64 // the writer's: where the next record goes
 	synced int64 // the writer's: end at the last sync
 
@@ -115,17 +114,15 @@ func (s *journalSegment) parseHeader(block []byte) (sound, both bool) {
 
 // load reads what a start has to know of the file. fresh says that it was never
 // used, foreign that it is no segment.
-func (s *journalSegment) load() (fresh, foreign bool, err error) {
-	f, err := os.Open(s.path)
+func (s *journalSegment) load(disk FS) (fresh, foreign bool, err error) {
+	f, err := disk.Open(s.path, false)
 	if err != nil {
 		return false, false, err
 	}
 	defer f.Close()
-	stat, err := f.Stat()
-	if err != nil {
+	if s.size, err = f.Size(); err != nil {
 		return false, false, err
 	}
-	s.size = stat.Size()
 	block := make([]byte, journalStart)
 	n, _ := f.ReadAt(block, 0)
 	sound, both := s.parseHeader(block[:n])
@@ -143,9 +140,9 @@ func (s *journalSegment) load() (fresh, foreign bool, err error) {
 
 // scan hands every whole record to f, in order, and finds the end. damage is
 // where records should have been.
-func (s *journalSegment) scan(f func(r *Record)) (damage []int64, err error) {
+func (s *journalSegment) scan(disk FS, f func(r *Record)) (damage []int64, err error) {
 	if s.mapping == nil {
-		if s.mapping, err = mapFile(s.path, s.size); err != nil {
+		if s.mapping, err = disk.Map(s.path, s.size); err != nil {
 			return nil, err
 		}
 	}

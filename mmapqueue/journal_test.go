@@ -10,6 +10,7 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/zsqio/zsq/internal/faultfs"
 	"github.com/zsqio/zsq/mmapqueue"
 )
 
@@ -448,17 +449,17 @@ func TestJournalCut(t *testing.T) {
 // otherwise is lost, finishes are not lost, and it heals by itself.
 func TestJournalFaults(t *testing.T) {
 	for _, sync := range []bool{false, true} {
-		for name, faults := range map[string]mmapqueue.Faults{
-			"write":  {WriteErr: errors.New("no space"), Room: 100},
-			"create": {CreateErr: errors.New("no file"), WriteErr: errors.New("no space")},
-			"sync":   {SyncErr: errors.New("lost")},
+		for name, faults := range map[string]faultfs.Faults{
+			"write":  {Write: errors.New("no space"), Room: 100},
+			"create": {Create: errors.New("no file"), Write: errors.New("no space")},
+			"sync":   {Sync: errors.New("lost")},
 		} {
 			if name == "sync" && !sync {
 				continue
 			}
-			var disk mmapqueue.FaultyFiles
+			disk := faultfs.New()
 			dir := t.TempDir()
-			o := disk.UseJournal(mmapqueue.JournalOptions{SegmentBytes: 16 << 10, Sync: sync})
+			o := mmapqueue.JournalOptions{SegmentBytes: 16 << 10, Sync: sync, FS: disk}
 			j, _ := mustJournal(t, dir, o)
 			j.Start()
 			q := j.NewQueue("t", "c")
@@ -480,12 +481,12 @@ func TestJournalFaults(t *testing.T) {
 			if j.Err() == nil {
 				t.Fatalf("%s, sync %t: Err is nil", name, sync)
 			}
-			disk.Set(mmapqueue.Faults{})
+			disk.Set(faultfs.Faults{})
 			must(t, put(4))
 			if err := j.Err(); err != nil {
 				t.Fatalf("%s, sync %t: Err is %v after it healed", name, sync, err)
 			}
-			_, r := mustJournal(t, clone(t, dir), o)
+			_, r := mustJournal(t, clone(t, dir), mmapqueue.JournalOptions{})
 			var got []uint64
 			for _, m := range r.Queues[0].Messages {
 				if m.ID != 3 { // may be there or not
@@ -502,76 +503,99 @@ func TestJournalFaults(t *testing.T) {
 
 // TestJournalPowerCut shows that what was answered in a journal that syncs is
 // there after a loss of power that keeps only what was synced and, of the rest,
-// any blocks.
+// any pages. It finds faults that are planted: a disk that lies.
 func TestJournalPowerCut(t *testing.T) {
-	cuts := uint64(60)
+	cuts := uint64(40)
 	if long {
 		cuts = 500
 	}
 	for seed := range cuts {
-		rng := rand.New(rand.NewPCG(seed, 5))
-		disk := mmapqueue.NewForgetfulFiles()
-		dir := t.TempDir()
-		j, _ := mustJournal(t, dir, disk.Use(mmapqueue.JournalOptions{SegmentBytes: 12 << 10, Sync: true}))
-		j.Start()
-		q := j.NewQueue("t", "c")
-		acked := map[uint64]bool{}
-		oldest := map[uint64]uint64{}
-		result := make(chan error, 1)
-		for id := uint64(1); id <= 100+rng.Uint64N(100); id++ {
-			b := j.Batch()
-			b.Use(q.Alone())
-			oldest[id] = j.Segment()
-			b.Message(q.Alone(), id, 1, 0, 0, fmt.Appendf(nil, "body of %d", id))
-			var gone []uint64
-			for old := range acked {
-				if rng.IntN(8) == 0 {
-					gone = append(gone, old)
-				}
-			}
-			b.Finish(q, gone)
-			j.Submit(b, func(err error) { result <- err })
-			must(t, <-result)
-			acked[id] = true
-			for _, old := range gone {
-				delete(acked, old)
-				delete(oldest, old)
-			}
-			low := j.Segment()
-			for _, s := range oldest {
-				low = min(low, s)
-			}
-			j.Release(low)
+		if bad := powerCut(t, seed, faultfs.Faults{}); bad != "" {
+			t.Fatalf("seed %d: %s", seed, bad)
 		}
-		// One more, of which nobody was told.
+	}
+	for name, lie := range map[string]faultfs.Faults{
+		"unsynced data":  {LieDatasync: true},
+		"unsynced names": {LieSyncDir: true},
+		"missing writes": {SkipWrite: 9},
+	} {
+		found := false
+		for seed := range uint64(20) {
+			found = found || powerCut(t, seed, lie) != ""
+		}
+		if !found {
+			t.Errorf("%s were not noticed", name)
+		}
+	}
+}
+
+// powerCut says what was wrong after one cut, "" for nothing.
+func powerCut(t testing.TB, seed uint64, planted faultfs.Faults) string {
+	rng := rand.New(rand.NewPCG(seed, 5))
+	disk := faultfs.New()
+	disk.Set(planted)
+	root := t.TempDir()
+	dir := filepath.Join(root, "journal")
+	j, _ := mustJournal(t, dir, mmapqueue.JournalOptions{SegmentBytes: 12 << 10, Sync: true, FS: disk})
+	j.Start()
+	q := j.NewQueue("t", "c")
+	acked := map[uint64]bool{}
+	oldest := map[uint64]uint64{}
+	result := make(chan error, 1)
+	for id := uint64(1); id <= 60+rng.Uint64N(100); id++ {
 		b := j.Batch()
 		b.Use(q.Alone())
-		b.Message(q.Alone(), 1000, 1, 0, 0, []byte("body of 1000"))
-		disk.Hold()
-		j.Submit(b, nil)
-		disk.AwaitHeld()
-		cut := t.TempDir()
-		must(t, disk.PowerCut(cut, rng))
-		disk.LetGo()
-		_, r := mustJournal(t, cut, mmapqueue.JournalOptions{})
-		got := map[uint64]bool{}
-		for _, rq := range r.Queues {
-			for _, m := range rq.Messages {
-				if string(m.Body) != fmt.Sprintf("body of %d", m.ID) {
-					t.Fatalf("seed %d: message %d is %q", seed, m.ID, m.Body)
-				}
-				if got[m.ID] = true; !acked[m.ID] && m.ID != 1000 {
-					t.Fatalf("seed %d: message %d was finished, durably, and came back", seed, m.ID)
-				}
+		oldest[id] = j.Segment()
+		b.Message(q.Alone(), id, 1, 0, 0, fmt.Appendf(nil, "body of %d", id))
+		var gone []uint64
+		for old := range acked {
+			if rng.IntN(8) == 0 {
+				gone = append(gone, old)
 			}
 		}
-		for id := range acked {
-			if !got[id] {
-				t.Fatalf("seed %d: message %d was acknowledged and is lost", seed, id)
-			}
+		b.Finish(q, gone)
+		j.Submit(b, func(err error) { result <- err })
+		must(t, <-result)
+		acked[id] = true
+		for _, old := range gone {
+			delete(acked, old)
+			delete(oldest, old)
 		}
-		must(t, j.Close())
+		low := j.Segment()
+		for _, s := range oldest {
+			low = min(low, s)
+		}
+		j.Release(low)
 	}
+	// The last ones may be cut off in the middle: nobody was told of them.
+	const untold = 1000
+	for id := uint64(untold); id < untold+5; id++ {
+		b := j.Batch()
+		b.Use(q.Alone())
+		b.Message(q.Alone(), id, 1, 0, 0, fmt.Appendf(nil, "body of %d", id))
+		j.Submit(b, nil)
+	}
+	cut := filepath.Join(root, "cut")
+	must(t, disk.PowerCut(rng, root, cut))
+	must(t, j.Close())
+	_, r := mustJournal(t, filepath.Join(cut, "journal"), mmapqueue.JournalOptions{})
+	got := map[uint64]bool{}
+	for _, rq := range r.Queues {
+		for _, m := range rq.Messages {
+			if string(m.Body) != fmt.Sprintf("body of %d", m.ID) {
+				return fmt.Sprintf("message %d is %q", m.ID, m.Body)
+			}
+			if got[m.ID] = true; !acked[m.ID] && m.ID < untold {
+				return fmt.Sprintf("message %d was finished, durably, and came back", m.ID)
+			}
+		}
+	}
+	for id := range acked {
+		if !got[id] {
+			return fmt.Sprintf("message %d was acknowledged and is lost", id)
+		}
+	}
+	return ""
 }
 
 // Hundreds of batches from several goroutines at once are each answered, and all

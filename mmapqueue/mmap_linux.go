@@ -10,18 +10,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// file is what a log asks of an open segment. It is an interface so that tests
-// can fill a disk or cut a write short.
-type file interface {
-	WriteAt(b []byte, offset int64) (int, error)
-	Truncate(size int64) error
-	Datasync() error
-	Close() error
-}
-
 // osFile is the file of the system. os.File holds the descriptor open for as
 // long as a call is under way, so Close beside Datasync is sound.
 type osFile struct{ *os.File }
+
+// Size returns the length of the file.
+func (f osFile) Size() (int64, error) {
+	stat, err := f.Stat()
+	if err != nil {
+		return 0, err
+	}
+	return stat.Size(), nil
+}
 
 // Datasync waits until what was written is on the disk.
 func (f osFile) Datasync() error {

@@ -3,7 +3,6 @@ package mmapqueue
 import (
 	"errors"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"slices"
 
@@ -20,7 +19,7 @@ import (
 //
 // There is no open segment afterwards: the next append makes a new one.
 func (b *Backlog) recover() error {
-	entries, err := os.ReadDir(b.dir)
+	entries, err := b.o.FS.ReadDir(b.dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -51,7 +50,9 @@ func (b *Backlog) recover() error {
 	}
 	slices.SortFunc(b.segments, func(x, y *segment) int { return int(x.number) - int(y.number) })
 	for _, c := range b.cursors {
-		b.number = max(b.number, c.at.segment+1)
+		// A record lost with the power must not lend its sequence to another.
+		b.number = max(b.number, c.base.segment+1)
+		b.sequence = max(b.sequence, c.base.sequence, c.window.end())
 	}
 	if !known && len(b.segments) > 0 {
 		b.adopt()
@@ -67,8 +68,8 @@ func (b *Backlog) recover() error {
 // loadCursors reads the cursor file and reports whether there was a sound one.
 func (b *Backlog) loadCursors() (known bool, err error) {
 	path := filepath.Join(b.dir, cursorFile)
-	os.Remove(path + ".tmp")
-	buf, err := os.ReadFile(path)
+	b.o.FS.Remove(path + ".tmp")
+	buf, err := readFile(b.o.FS, path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}
@@ -80,7 +81,7 @@ func (b *Backlog) loadCursors() (known bool, err error) {
 	}
 	b.cursors, b.lastID = nil, 0
 	b.report(&segment{path: path}, 0, nil)
-	return false, os.Rename(path, path+badSuffix)
+	return false, b.o.FS.Rename(path, path+badSuffix)
 }
 
 // adopt gives all records to the topic's own cursor: the cursor file is gone, so
@@ -93,7 +94,9 @@ func (b *Backlog) adopt() {
 		}
 	}
 	b.lastID++
-	b.cursors = []*Cursor{{b: b, id: b.lastID, at: position{segment: b.segments[0].number, offset: segmentStart}}}
+	c := &Cursor{b: b, id: b.lastID, base: position{segment: b.segments[0].number, offset: segmentStart}}
+	c.at, c.mark = c.base, c.base
+	b.cursors = []*Cursor{c}
 	b.moved = true
 	b.o.Logf("mmapqueue: %s has records and no cursors: its topic reads them all", b.dir)
 }
@@ -101,16 +104,14 @@ func (b *Backlog) adopt() {
 // load reads what a start has to know of s. A file that is no segment at all is
 // put aside, and one without records is removed: keep is false.
 func (b *Backlog) load(s *segment) (keep bool, err error) {
-	f, err := os.Open(s.path)
+	f, err := b.o.FS.Open(s.path, false)
 	if err != nil {
 		return false, err
 	}
 	defer f.Close()
-	stat, err := f.Stat()
-	if err != nil {
+	if s.size, err = f.Size(); err != nil {
 		return false, err
 	}
-	s.size = stat.Size()
 	header := make([]byte, segmentStart)
 	n, _ := f.ReadAt(header, 0)
 	headed := s.parseHeader(header[:n])
@@ -123,13 +124,13 @@ func (b *Backlog) load(s *segment) (keep bool, err error) {
 	}
 	if !headed {
 		b.report(s, 0, nil)
-		return false, os.Rename(s.path, s.path+badSuffix)
+		return false, b.o.FS.Rename(s.path, s.path+badSuffix)
 	}
 	if err := b.scan(s); err != nil {
 		return false, err
 	}
 	if s.end == segmentStart && !s.damaged {
-		return false, os.Remove(s.path)
+		return false, b.o.FS.Remove(s.path)
 	}
 	if !s.damaged {
 		b.sealScanned(s)
@@ -141,24 +142,22 @@ func (b *Backlog) load(s *segment) (keep bool, err error) {
 // whole record: what follows is space never written, or the torn end of a batch
 // that nobody was told of. What lies between whole records and is none is damage.
 //
-// Each cursor in s gets the counts of what lies before it, since those of the
-// cursor file may count records that are damaged now.
+// What a cursor has finished in s is counted again, since the cursor file may
+// count records that are damaged now.
 func (b *Backlog) scan(s *segment) error {
-	m, err := mapFile(s.path, s.size)
+	m, err := b.o.FS.Map(s.path, s.size)
 	if err != nil {
 		return err
 	}
 	defer m.Unmap()
 	s.end, s.next = segmentStart, s.firstSequence
-	var here []*Cursor
 	for _, c := range b.cursors {
-		if c.at.segment == s.number {
-			c.at.publishes, c.at.puts = 0, 0
-			here = append(here, c)
+		if c.base.segment <= s.number {
+			c.tally(s.number).finished = 0
 		}
 	}
 	var damage []int64
-	fault := guard(m, func() { damage = s.scan(m, here) })
+	fault := guard(m, func() { damage = s.scan(m, b.cursors) })
 	for _, offset := range damage {
 		b.report(s, offset, nil)
 	}
@@ -166,14 +165,16 @@ func (b *Backlog) scan(s *segment) error {
 		b.report(s, s.end, fault)
 	}
 	s.damaged = fault != nil || len(damage) > 0
-	for _, c := range here {
-		c.at.offset = min(c.at.offset, s.end)
+	for _, c := range b.cursors {
+		if c.base.segment == s.number {
+			c.base.offset = min(c.base.offset, s.end)
+		}
 	}
 	return nil
 }
 
-// scan counts the records of m, and those before each of the cursors here.
-func (s *segment) scan(m mmap.MMap, here []*Cursor) (damage []int64) {
+// scan counts the records of m, and which of them the cursors have finished.
+func (s *segment) scan(m mmap.MMap, cursors []*Cursor) (damage []int64) {
 	var r Record
 	for offset, lost := s.end, int64(-1); offset < int64(len(m)); {
 		size, v := decode(m[offset:], &r, offset, s.salt)
@@ -192,13 +193,9 @@ func (s *segment) scan(m mmap.MMap, here []*Cursor) (damage []int64) {
 		} else {
 			s.addPuts(r.Cursor, 1)
 		}
-		for _, c := range here {
-			switch {
-			case offset >= c.at.offset:
-			case r.Kind == KindPublish:
-				c.at.publishes++
-			case r.Cursor == c.id:
-				c.at.puts++
+		for _, c := range cursors {
+			if c.base.segment <= s.number && (r.Kind == KindPublish || r.Cursor == c.id) && c.window.has(r.Sequence) {
+				c.tally(s.number).finished++
 			}
 		}
 		offset += size
@@ -210,7 +207,7 @@ func (s *segment) scan(m mmap.MMap, here []*Cursor) (damage []int64) {
 // sealScanned writes the footer that a crash left out, so that the next start is
 // quick. A damaged segment is left as it was found. Failure is harmless.
 func (b *Backlog) sealScanned(s *segment) {
-	f, err := openFile(s.path)
+	f, err := b.o.FS.Open(s.path, true)
 	if err == nil {
 		s.f = f
 		s.size, err = s.seal()
@@ -222,19 +219,24 @@ func (b *Backlog) sealScanned(s *segment) {
 	}
 }
 
-// measure computes the depth of c from its place and the counts of all segments
-// from there on.
+// measure puts c where its base is, and computes its depth from the counts of all
+// segments from there on.
 func (c *Cursor) measure() {
-	depth := int64(0)
+	c.at, c.mark = c.base, c.base
+	depth, kept := int64(0), []tally(nil)
 	for _, s := range c.b.segments {
-		if s.number < c.at.segment {
+		if s.number < c.base.segment {
 			continue
 		}
-		n := s.publishes + s.puts[c.id]
-		if s.number == c.at.segment {
-			n -= c.at.publishes + c.at.puts
-		}
-		depth += max(0, n)
+		t := *c.tally(s.number)
+		t.finished = min(t.finished, c.own(s))
+		t.left = t.finished
+		kept = append(kept, t)
+		depth += c.own(s) - t.left
 	}
+	c.tallies = kept
 	c.depth.Store(depth)
+	if depth == 0 {
+		c.settle()
+	}
 }

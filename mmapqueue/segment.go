@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"fmt"
 	"maps"
-	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -128,7 +127,7 @@ func (s *segment) footer() []byte {
 }
 
 // readFooter fills s from the footer of f and reports whether there is one.
-func (s *segment) readFooter(f *os.File) bool {
+func (s *segment) readFooter(f file) bool {
 	var trailer [footerTrailer]byte
 	if s.size < segmentStart+footerSize(0) {
 		return false

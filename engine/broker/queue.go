@@ -151,9 +151,12 @@ func (q *queue) refillStep(b *Broker) (moved int) {
 		return 0
 	}
 	if len(q.left) < room && q.cursor != nil && q.cursor.Depth() > 0 {
+		var read []uint64
 		_, err := q.cursor.Read(room-len(q.left), func(r *mmapqueue.Record) {
 			q.left = append(q.left, b.storeRecord(r))
+			read = append(read, r.Sequence)
 		})
+		q.cursor.Finish(read) // whatever waits in memory is saved again by a clean stop
 		if err != nil {
 			b.diskFailed(err)
 		}
