@@ -92,6 +92,7 @@ type Backlog struct {
 	appending sync.Mutex // Append, Trim, Close, Remove: who may change open
 	syncing   sync.Mutex // one sync at a time
 	saving    sync.Mutex // one writer of the cursor file at a time
+	savedSum  uint64     // checksum of the cursor file, 0 without one; under saving
 
 	bytes  atomic.Int64 // size of all files of segments
 	broken atomic.Int64 // damaged places found
@@ -513,6 +514,7 @@ func (b *Backlog) trim() {
 	b.segments, b.open, b.onDisk, b.moved = nil, nil, false, false
 	b.sizeNext = b.o.SegmentBytesMin
 	b.mu.Unlock()
+	b.savedSum = 0
 	// The cursors go last: records without cursors would be read again by all.
 	b.discard(gone)
 	b.o.FS.Remove(filepath.Join(b.dir, cursorFile))
@@ -540,6 +542,33 @@ func (b *Backlog) report(s *segment, offset int64, cause error) *CorruptError {
 func (b *Backlog) Close() error {
 	b.appending.Lock()
 	defer b.appending.Unlock()
+	if err := b.end(); err != nil {
+		return err
+	}
+	return b.sync()
+}
+
+// CloseUnsynced is Close without the wait for the disk. Whoever closes many logs
+// at once asks SyncFileSystem behind the last one: a sync for each costs a wait
+// of its own.
+func (b *Backlog) CloseUnsynced() error {
+	b.appending.Lock()
+	defer b.appending.Unlock()
+	if err := b.end(); err != nil {
+		return err
+	}
+	b.mu.Lock()
+	files := b.unsynced
+	b.unsynced = nil
+	b.mu.Unlock()
+	for _, s := range files {
+		s.f.Close()
+	}
+	return b.saveCursors(false)
+}
+
+// end seals the log and makes every later call fail. The caller holds appending.
+func (b *Backlog) end() error {
 	if err := b.shut(); err != nil {
 		return err
 	}
@@ -547,7 +576,7 @@ func (b *Backlog) Close() error {
 		b.sealOpen()
 	}
 	b.trim() // the idle case, and all mappings
-	return b.sync()
+	return nil
 }
 
 // shut makes every later call fail, and returns when no Read and no timer is at

@@ -515,3 +515,34 @@ func TestConcurrent(t *testing.T) {
 	wg.Wait()
 	must(t, b.Close())
 }
+
+// TestCloseUnsynced closes logs without a sync for each, syncs once, and finds
+// everything again.
+func TestCloseUnsynced(t *testing.T) {
+	root := t.TempDir()
+	dir := func(i int) string { return filepath.Join(root, fmt.Sprint(i)) }
+	for i := range 3 {
+		b := mustOpen(t, dir(i), small)
+		mustCursor(t, b, "c")
+		must(t, b.Append(publish(1, 20+i)))
+		must(t, b.CloseUnsynced())
+		if err := b.Append(publish(1, 1)); !errors.Is(err, mmapqueue.ErrClosed) {
+			t.Errorf("Append after CloseUnsynced: %v, want ErrClosed", err)
+		}
+		if err := b.CloseUnsynced(); !errors.Is(err, mmapqueue.ErrClosed) {
+			t.Errorf("a second CloseUnsynced: %v, want ErrClosed", err)
+		}
+		if files, mappings := b.Held(); files+mappings > 0 {
+			t.Errorf("%d files and %d mappings are still held", files, mappings)
+		}
+	}
+	must(t, mmapqueue.SyncFileSystem(root))
+	for i := range 3 {
+		b := mustOpen(t, dir(i), small)
+		wantRecords(t, drain(t, mustCursor(t, b, "c"), 100), publish(1, 20+i))
+		must(t, b.Close())
+	}
+	if err := mmapqueue.SyncFileSystem(dir(9)); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("syncing a path that is not there: %v", err)
+	}
+}

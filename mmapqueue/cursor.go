@@ -598,13 +598,19 @@ func (b *Backlog) saveCursors(durably bool) error {
 	}
 	b.moved = !durably // a sync that follows still has to make it durable
 	buf := b.encodeCursors()
+	sum := binary.LittleEndian.Uint64(buf[len(buf)-8:])
+	same := sum == b.savedSum && !durably
 	b.mu.Unlock()
+	if same {
+		return nil // a log that was filled and closed at once says so once
+	}
 	if err := replaceFile(b.o.FS, filepath.Join(b.dir, cursorFile), buf, durably); err != nil {
 		b.mu.Lock()
 		b.moved = true
 		b.mu.Unlock()
 		return fmt.Errorf("mmapqueue: save cursors: %w", err)
 	}
+	b.savedSum = sum
 	return nil
 }
 

@@ -2,6 +2,7 @@ package mmapqueue
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"runtime/debug"
 	"unsafe"
@@ -108,5 +109,19 @@ func guard(m []byte, read func()) (fault error) {
 		fault = at
 	}()
 	read()
+	return nil
+}
+
+// SyncFileSystem returns when everything written to the file system that path is
+// on has reached the disk; what failed to is an error (since Linux 5.8).
+func SyncFileSystem(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return fmt.Errorf("mmapqueue: sync file system: %w", err)
+	}
+	defer f.Close()
+	if err := ignoringEINTR(func() error { return unix.Syncfs(int(f.Fd())) }); err != nil {
+		return fmt.Errorf("mmapqueue: sync file system of %s: %w", path, err)
+	}
 	return nil
 }

@@ -45,7 +45,7 @@ type Broker struct {
 	idMark  uint64 // ids from here on are for a later run; see ExtendIDMark
 
 	mu      sync.Mutex // creation and deletion of topics
-	topics  atomic.Pointer[map[string]*Topic]
+	topics  directory
 	closing atomic.Bool
 	helpers sync.WaitGroup // refillers and pumps
 
@@ -66,8 +66,7 @@ func New(o Options, idMark uint64) *Broker {
 	b.ids.next.Store(idMark)
 	b.idMark = idMark + idMarkAhead
 	b.writeSlots = make(chan struct{}, writersMax)
-	topics := map[string]*Topic{}
-	b.topics.Store(&topics)
+	b.topics.init()
 	for i := range o.Shards {
 		b.shards = append(b.shards, newShard(b, i))
 	}
@@ -79,24 +78,24 @@ func New(o Options, idMark uint64) *Broker {
 func (b *Broker) Shard(i int) *Shard { return b.shards[i] }
 
 // Find returns the topic of that name, nil when there is none. It takes no lock.
-func (b *Broker) Find(name []byte) *Topic { return (*b.topics.Load())[string(name)] }
+func (b *Broker) Find(name []byte) *Topic { return b.topics.find(name) }
 
 // Topic returns the topic of that name, which it creates if there is none. It
 // fails with ErrExiting while one of that name is being deleted.
 func (b *Broker) Topic(name string) (*Topic, error) {
-	if t := (*b.topics.Load())[name]; t != nil {
+	if t := b.topics.find([]byte(name)); t != nil {
 		return t, nil
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if t := (*b.topics.Load())[name]; t != nil {
+	if t := b.topics.find([]byte(name)); t != nil {
 		return t, nil
 	}
 	if b.closing.Load() {
 		return nil, ErrExiting
 	}
 	t := b.newTopic(name, b.directory(name, b.ids.take(1)))
-	b.storeTopics(func(m map[string]*Topic) { m[name] = t })
+	b.topics.set(name, t)
 	b.changed(t.ephemeral)
 	return t, nil
 }
@@ -115,25 +114,8 @@ func (b *Broker) newTopic(name, dir string) *Topic {
 	return t
 }
 
-func (b *Broker) storeTopics(change func(m map[string]*Topic)) {
-	old := *b.topics.Load()
-	topics := make(map[string]*Topic, len(old)+1)
-	for k, v := range old {
-		topics[k] = v
-	}
-	change(topics)
-	b.topics.Store(&topics)
-}
-
 // Topics returns all topics, sorted by name.
-func (b *Broker) Topics() []*Topic {
-	var all []*Topic
-	for _, t := range *b.topics.Load() {
-		all = append(all, t)
-	}
-	slices.SortFunc(all, func(x, y *Topic) int { return strings.Compare(x.name, y.name) })
-	return all
-}
+func (b *Broker) Topics() []*Topic { return b.topics.all() }
 
 // Channels returns the topic's channels, sorted by name.
 func (t *Topic) Channels() []*Channel { return t.view.Load().channels }
@@ -169,7 +151,7 @@ func (b *Broker) DeleteTopic(name string) error {
 		}
 	})
 	b.mu.Lock()
-	b.storeTopics(func(m map[string]*Topic) { delete(m, name) })
+	b.topics.set(name, nil)
 	b.mu.Unlock()
 	b.changed(t.ephemeral)
 	return nil

@@ -1,6 +1,8 @@
 package broker
 
 import (
+	"fmt"
+	"slices"
 	"testing"
 	"time"
 )
@@ -142,5 +144,41 @@ func TestRestart(t *testing.T) {
 		if err := w.b.Close(); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// Many topics are synced together when the broker closes; each keeps what is its.
+func TestRestartMany(t *testing.T) {
+	dir := t.TempDir()
+	const topics = syncTogether + 44
+	w := newWorld(t, 1, 1, 10, dir, 1)
+	for i := range topics {
+		topic, err := w.b.Topic(fmt.Sprint("t", i))
+		if err == nil {
+			err = w.b.PublishForeign(topic, slices.Repeat([][]byte{body(uint32(i), 0)}, i%3), 0)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.b.Close(); err != nil {
+		t.Fatal(err)
+	}
+	w = newWorld(t, 1, 1, 10, dir, w.b.NextID())
+	if err := w.b.Open(); err != nil {
+		t.Fatal(err)
+	}
+	w.b.EndRestore()
+	for i := range topics {
+		depth := int64(0)
+		if topic := w.b.Find(fmt.Append(nil, "t", i)); topic != nil {
+			depth, _ = topic.Depth()
+		}
+		if depth != int64(i%3) {
+			t.Errorf("topic %d holds %d messages after the restart, want %d", i, depth, i%3)
+		}
+	}
+	if err := w.b.Close(); err != nil {
+		t.Fatal(err)
 	}
 }
