@@ -136,6 +136,13 @@ func Open(dir string, o Options) (*Backlog, error) {
 // channel was deleted while the batch was on its way. So is a publish while
 // there is no cursor at all.
 func (b *Backlog) Append(recs []Record) error {
+	b.appending.Lock()
+	defer b.appending.Unlock()
+	return b.append(recs)
+}
+
+// append is Append for a caller that holds appending.
+func (b *Backlog) append(recs []Record) error {
 	if len(recs) == 0 {
 		return nil
 	}
@@ -143,8 +150,6 @@ func (b *Backlog) Append(recs []Record) error {
 	if err != nil {
 		return err
 	}
-	b.appending.Lock()
-	defer b.appending.Unlock()
 	s, err := b.room(size)
 	if err != nil {
 		return err
@@ -153,12 +158,7 @@ func (b *Backlog) Append(recs []Record) error {
 	buf := batches.Get()
 	defer batches.Put(buf)
 	buf.B = slices.Grow(buf.B[:0], int(size))[:size]
-	offset, sequence := s.end, b.sequence
-	for i := range recs {
-		n := encode(buf.B[offset-s.end:], &recs[i], sequence, offset, s.salt)
-		offset += int64(n)
-		sequence++
-	}
+	offset, sequence := s.encode(buf.B, recs, s.end, b.sequence)
 	if n, err := s.f.WriteAt(buf.B, s.end); err != nil {
 		b.mu.Lock()
 		s.failed = true
@@ -235,7 +235,7 @@ func (b *Backlog) room(size int64) (*segment, error) {
 }
 
 // newSegment makes the segment that the next append goes to, of at least need
-// bytes. A disk that has no room for one of the usual size may still have room
+// bytes and the names of the cursors. A disk that has no room for one of the usual size may still have room
 // for that.
 func (b *Backlog) newSegment(need int64) (*segment, error) {
 	if err := b.makeDir(); err != nil {
@@ -247,9 +247,19 @@ func (b *Backlog) newSegment(need int64) (*segment, error) {
 	s := &segment{
 		number: b.number, firstSequence: b.sequence, next: b.sequence,
 		salt: binary.LittleEndian.Uint64(random[:]), path: segmentPath(b.dir, b.number),
-		size: max(b.sizeNext, need), end: segmentStart,
 	}
+	names := b.nameRecords()
+	s.size = b.sizeNext
 	b.mu.Unlock()
+	size, err := batchSize(names)
+	if err != nil {
+		return nil, err
+	}
+	need += size
+	s.size = max(s.size, need)
+	front := make([]byte, segmentStart+size)
+	copy(front, s.header())
+	s.end, s.next = s.encode(front[segmentStart:], names, segmentStart, s.next)
 
 	f, err := b.o.FS.Create(s.path, s.size)
 	if err != nil && s.size > need {
@@ -259,7 +269,7 @@ func (b *Backlog) newSegment(need int64) (*segment, error) {
 	if err != nil {
 		return nil, fmt.Errorf("mmapqueue: create segment: %w", err)
 	}
-	if _, err := f.WriteAt(s.header(), 0); err != nil {
+	if _, err := f.WriteAt(front, 0); err != nil {
 		f.Close()
 		b.o.FS.Remove(s.path)
 		return nil, fmt.Errorf("mmapqueue: write header of %s: %w", s.path, err)
@@ -270,7 +280,7 @@ func (b *Backlog) newSegment(need int64) (*segment, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.segments = append(b.segments, s)
-	b.open, b.newFiles = s, true
+	b.open, b.newFiles, b.sequence = s, true, s.next
 	// Not before: a background sync puts cursors that have read everything at the
 	// segment of the next number, and that must not be the one behind this.
 	b.number = s.number + 1

@@ -73,25 +73,34 @@ type tally struct {
 // topic's own cursor, for messages that no channel has taken yet.
 func (b *Backlog) Cursor(name string) (*Cursor, error) {
 	b.mu.Lock()
-	if b.closed {
-		b.mu.Unlock()
+	c, closed := b.named(name), b.closed
+	b.mu.Unlock()
+	switch {
+	case closed:
 		return nil, ErrClosed
-	}
-	if c := b.named(name); c != nil {
-		b.mu.Unlock()
+	case c != nil:
 		return c, nil
-	}
-	if len(name) > nameMax {
-		b.mu.Unlock()
+	case len(name) > nameMax:
 		return nil, fmt.Errorf("mmapqueue: cursor name of %d bytes, the limit is %d", len(name), nameMax)
 	}
+	b.appending.Lock()
+	defer b.appending.Unlock()
+	b.mu.Lock()
+	if c := b.named(name); c != nil || b.closed {
+		b.mu.Unlock()
+		if c == nil {
+			return nil, ErrClosed
+		}
+		return c, nil
+	}
 	b.lastID++
-	c := &Cursor{b: b, id: b.lastID, name: name}
+	c = &Cursor{b: b, id: b.lastID, name: name}
 	c.settle()
 	b.cursors = append(b.cursors, c)
 	b.moved = true
+	r := c.nameRecord(false)
 	b.mu.Unlock()
-	return c, b.saveCursors(false)
+	return c, firstErr(b.writeName(r), b.saveCursors(false))
 }
 
 // named returns the cursor of that name or nil. The caller holds mu.
@@ -518,6 +527,8 @@ func (c *Cursor) Empty() {
 // the name is taken.
 func (c *Cursor) Rename(name string) error {
 	b := c.b
+	b.appending.Lock()
+	defer b.appending.Unlock()
 	b.mu.Lock()
 	switch other := b.named(name); {
 	case b.closed || c.gone:
@@ -532,14 +543,17 @@ func (c *Cursor) Rename(name string) error {
 	}
 	c.name = name
 	b.moved = true
+	r := c.nameRecord(false)
 	b.mu.Unlock()
-	return b.saveCursors(false)
+	return firstErr(b.writeName(r), b.saveCursors(false))
 }
 
 // Delete removes the cursor and what it had to read. Later calls on it fail with
 // ErrClosed.
 func (c *Cursor) Delete() error {
 	b := c.b
+	b.appending.Lock()
+	defer b.appending.Unlock()
 	b.mu.Lock()
 	if b.closed || c.gone {
 		b.mu.Unlock()
@@ -551,8 +565,9 @@ func (c *Cursor) Delete() error {
 	b.cursors = slices.DeleteFunc(b.cursors, func(o *Cursor) bool { return o == c })
 	b.moved = true
 	gone := b.reap()
+	r := c.nameRecord(true)
 	b.mu.Unlock()
-	err := b.saveCursors(false)
+	err := firstErr(b.writeName(r), b.saveCursors(false))
 	b.discard(gone)
 	return err
 }

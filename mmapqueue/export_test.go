@@ -32,3 +32,23 @@ func (w *Window) AddRange(from, to uint64) { w.w.addRange(from, to) }
 func (w *Window) Encode() []byte           { return w.w.encode(nil) }
 func (w *Window) Decode(b []byte) bool     { return w.w.decode(b) }
 func (w *Window) Words() int               { return len(w.w.words) - w.w.head }
+
+// RecordEnds returns where the records of b's open segment end, those that are no
+// messages left out.
+func RecordEnds(b *Backlog) (ends []int64) {
+	s := b.open
+	m, err := b.o.FS.Map(s.path, s.end)
+	if err != nil {
+		panic(err)
+	}
+	defer m.Unmap()
+	var r Record
+	for offset := int64(segmentStart); offset < s.end; {
+		size, _ := decode(m[offset:], &r, offset, s.salt)
+		offset += size
+		if r.Cursor != nameOf {
+			ends = append(ends, offset)
+		}
+	}
+	return ends
+}

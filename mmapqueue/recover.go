@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/edsrzf/mmap-go"
+	"golang.org/x/sys/unix"
 )
 
 // recover brings back what a run left in the directory:
@@ -38,8 +39,11 @@ func (b *Backlog) recover() error {
 		}
 		s := &segment{number: number, path: filepath.Join(b.dir, e.Name()), sealed: true}
 		keep, err := b.load(s)
-		if err != nil {
+		if exhausted(err) {
 			return err
+		}
+		if err != nil {
+			b.report(s, 0, err) // unreadable; it stays for a start that can read it
 		}
 		b.number = max(b.number, number+1)
 		if keep {
@@ -55,7 +59,7 @@ func (b *Backlog) recover() error {
 		b.sequence = max(b.sequence, c.base.sequence, c.window.end())
 	}
 	if !known && len(b.segments) > 0 {
-		b.adopt()
+		b.cursorsFromLog()
 	}
 	for _, c := range b.cursors {
 		c.measure()
@@ -73,32 +77,29 @@ func (b *Backlog) loadCursors() (known bool, err error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}
-	if err != nil {
+	if exhausted(err) {
 		return false, err
 	}
-	if b.decodeCursors(buf) {
+	if err == nil && b.decodeCursors(buf) {
 		return true, nil
 	}
 	b.cursors, b.lastID = nil, 0
-	b.report(&segment{path: path}, 0, nil)
-	return false, b.o.FS.Rename(path, path+badSuffix)
+	b.report(&segment{path: path}, 0, err)
+	b.putAside(path)
+	return false, nil
 }
 
-// adopt gives all records to the topic's own cursor: the cursor file is gone, so
-// that it is unknown who had read what, and too much is better than too little.
-// Puts go to nobody. No new cursor may take the number of an old one.
-func (b *Backlog) adopt() {
-	for _, s := range b.segments {
-		for id := range s.puts {
-			b.lastID = max(b.lastID, id)
-		}
+// exhausted reports whether err says that the system has run out of something:
+// worth another try, and no reason to think a file damaged.
+func exhausted(err error) bool {
+	return errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) || errors.Is(err, unix.ENOMEM)
+}
+
+// putAside keeps a file that cannot be used under a name that nothing reads.
+func (b *Backlog) putAside(path string) {
+	if err := b.o.FS.Rename(path, path+badSuffix); err != nil {
+		b.o.Logf("mmapqueue: put aside: %v", err)
 	}
-	b.lastID++
-	c := &Cursor{b: b, id: b.lastID, base: position{segment: b.segments[0].number, offset: segmentStart}}
-	c.at, c.mark = c.base, c.base
-	b.cursors = []*Cursor{c}
-	b.moved = true
-	b.o.Logf("mmapqueue: %s has records and no cursors: its topic reads them all", b.dir)
 }
 
 // load reads what a start has to know of s. A file that is no segment at all is
@@ -114,21 +115,26 @@ func (b *Backlog) load(s *segment) (keep bool, err error) {
 	}
 	header := make([]byte, segmentStart)
 	n, _ := f.ReadAt(header, 0)
-	headed := s.parseHeader(header[:n])
-	if s.readFooter(f) {
-		s.damaged = !headed
-		if !headed {
-			b.report(s, 0, nil) // the footer knows the salt as well
-		}
-		return true, nil
+	headed, sound := s.parseHeader(header[:n])
+	footed := s.readFooter(f) // it knows the salt as well
+	if !headed && !footed && b.blank(s) {
+		return false, b.o.FS.Remove(s.path) // made, and never written
 	}
-	if !headed {
+	if !sound {
 		b.report(s, 0, nil)
-		return false, b.o.FS.Rename(s.path, s.path+badSuffix)
+	}
+	switch {
+	case footed:
+		s.damaged = !sound
+		return true, nil
+	case !headed:
+		b.putAside(s.path)
+		return false, nil
 	}
 	if err := b.scan(s); err != nil {
 		return false, err
 	}
+	s.damaged = s.damaged || !sound
 	if s.end == segmentStart && !s.damaged {
 		return false, b.o.FS.Remove(s.path)
 	}
@@ -136,6 +142,25 @@ func (b *Backlog) load(s *segment) (keep bool, err error) {
 		b.sealScanned(s)
 	}
 	return true, nil
+}
+
+// blank reports whether s holds nothing but zeros.
+func (b *Backlog) blank(s *segment) bool {
+	if s.size == 0 {
+		return true
+	}
+	m, err := b.o.FS.Map(s.path, s.size)
+	if err != nil {
+		return false
+	}
+	defer m.Unmap()
+	zero := true
+	fault := guard(m, func() {
+		for _, x := range m {
+			zero = zero && x == 0
+		}
+	})
+	return zero && fault == nil
 }
 
 // scan reads all records of s, which has no footer. Its end is behind the last

@@ -15,12 +15,13 @@ import (
 
 // A segment is one file of a log. It starts with a header:
 //
-//	0       8        16     24               32       56         64
-//	├───────┼────────┼──────┼────────────────┼────────┼──────────┼─────────
-//	│ magic │ number │ salt │ first sequence │ zeros  │ checksum │ records
-//	└───────┴────────┴──────┴────────────────┴────────┴──────────┴─────────
+//	0       8        16     24               32       56         64       128
+//	├───────┼────────┼──────┼────────────────┼────────┼──────────┼────────┼─────────
+//	│ magic │ number │ salt │ first sequence │ zeros  │ checksum │ again  │ records
+//	└───────┴────────┴──────┴────────────────┴────────┴──────────┴────────┴─────────
 //
-// and, once it is sealed, ends with a footer that says what a start needs to
+// which stands there twice, because no record can be told without the salt, and,
+// once it is sealed, ends with a footer that says what a start needs to
 // know, so that a start reads two small blocks of a sealed segment and no more:
 //
 //	0     8                16          24      32
@@ -38,7 +39,8 @@ import (
 const (
 	segmentMagic  = 0x0131474553515a00 // "\0ZQSEG1\1" in the file
 	footerMagic   = 0x014c414553515a00
-	segmentStart  = 64 // offset of the first record
+	headerSize    = 64
+	segmentStart  = 2 * headerSize // offset of the first record
 	footerFixed   = 32
 	footerTrailer = 24
 	putSize       = 16
@@ -85,6 +87,7 @@ func segmentNumber(name string) (number uint64, ok bool) {
 	return number, err == nil && number > 0
 }
 
+// header returns both copies of the header.
 func (s *segment) header() []byte {
 	b := make([]byte, segmentStart)
 	binary.LittleEndian.PutUint64(b, segmentMagic)
@@ -92,19 +95,25 @@ func (s *segment) header() []byte {
 	binary.LittleEndian.PutUint64(b[16:], s.salt)
 	binary.LittleEndian.PutUint64(b[24:], s.firstSequence)
 	binary.LittleEndian.PutUint64(b[56:], xxhash.Sum64(b[:56]))
+	copy(b[headerSize:], b)
 	return b
 }
 
-// parseHeader fills the salt and the first sequence from b.
-func (s *segment) parseHeader(b []byte) bool {
-	if len(b) < segmentStart || binary.LittleEndian.Uint64(b) != segmentMagic ||
-		binary.LittleEndian.Uint64(b[8:]) != s.number ||
-		binary.LittleEndian.Uint64(b[56:]) != xxhash.Sum64(b[:56]) {
-		return false
+// parseHeader fills the salt and the first sequence from b, of which one copy of
+// the header must be whole. sound says that both were.
+func (s *segment) parseHeader(b []byte) (ok, sound bool) {
+	copies := 0
+	for ; len(b) >= headerSize; b = b[headerSize:] {
+		if binary.LittleEndian.Uint64(b) != segmentMagic ||
+			binary.LittleEndian.Uint64(b[8:]) != s.number ||
+			binary.LittleEndian.Uint64(b[56:]) != xxhash.Sum64(b[:56]) {
+			continue
+		}
+		s.salt = binary.LittleEndian.Uint64(b[16:])
+		s.firstSequence = binary.LittleEndian.Uint64(b[24:])
+		copies++
 	}
-	s.salt = binary.LittleEndian.Uint64(b[16:])
-	s.firstSequence = binary.LittleEndian.Uint64(b[24:])
-	return true
+	return copies > 0, copies == segmentStart/headerSize
 }
 
 // footerSize returns the bytes of a footer with this many put counts.
@@ -165,6 +174,18 @@ func (s *segment) addPuts(cursor uint32, n int64) {
 		s.puts = make(map[uint32]int64)
 	}
 	s.puts[cursor] += n
+}
+
+// encode writes recs to b, which will stand at offset of s, and returns the offset
+// and the sequence behind them.
+func (s *segment) encode(b []byte, recs []Record, offset int64, sequence uint64) (end int64, next uint64) {
+	for i := range recs {
+		n := encode(b, &recs[i], sequence, offset, s.salt)
+		b = b[n:]
+		offset += int64(n)
+		sequence++
+	}
+	return offset, sequence
 }
 
 // seal writes the footer and gives back the space behind it. When that fails the
