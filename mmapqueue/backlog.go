@@ -552,7 +552,7 @@ func (b *Backlog) report(s *segment, offset int64, cause error) *CorruptError {
 func (b *Backlog) Close() error {
 	b.appending.Lock()
 	defer b.appending.Unlock()
-	if err := b.end(); err != nil {
+	if err := b.stop(); err != nil {
 		return err
 	}
 	return b.sync()
@@ -564,7 +564,7 @@ func (b *Backlog) Close() error {
 func (b *Backlog) CloseUnsynced() error {
 	b.appending.Lock()
 	defer b.appending.Unlock()
-	if err := b.end(); err != nil {
+	if err := b.stop(); err != nil {
 		return err
 	}
 	b.mu.Lock()
@@ -577,8 +577,8 @@ func (b *Backlog) CloseUnsynced() error {
 	return b.saveCursors(false)
 }
 
-// end seals the log and makes every later call fail. The caller holds appending.
-func (b *Backlog) end() error {
+// stop seals the log and makes every later call fail. The caller holds appending.
+func (b *Backlog) stop() error {
 	if err := b.shut(); err != nil {
 		return err
 	}

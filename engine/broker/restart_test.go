@@ -164,7 +164,7 @@ func TestRestartMany(t *testing.T) {
 	if err := w.b.Close(); err != nil {
 		t.Fatal(err)
 	}
-	w = newWorld(t, 1, 1, 10, dir, w.b.NextID())
+	w = newWorld(t, 1, 1, 10, dir, w.b.ids.next.Load())
 	if err := w.b.Open(); err != nil {
 		t.Fatal(err)
 	}

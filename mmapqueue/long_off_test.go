@@ -1,5 +1,0 @@
-//go:build !long
-
-package mmapqueue_test
-
-const long = false
