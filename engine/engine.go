@@ -160,6 +160,10 @@ func (e *Engine) openBroker() error {
 		MaxMsgTimeout:       int64(e.opts.MaxMsgTimeout),
 		MaxChannelConsumers: e.opts.MaxChannelConsumers,
 		DataPath:            e.dataPath(),
+		Durability:          broker.Durability(e.opts.Durability),
+		Journal: mmapqueue.JournalOptions{
+			Logf: func(format string, args ...any) { e.log.printf(LogError, format, args...) },
+		},
 		Log: mmapqueue.Options{
 			SyncEvery:   e.opts.SyncEvery,
 			SyncTimeout: e.opts.SyncTimeout,

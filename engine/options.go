@@ -96,6 +96,7 @@ type Options struct {
 
 	// The rest is zsq's own.
 
+	Durability  Durability    // what the death of the process and a loss of power may take
 	Loops       int           // event loops; 0: see LoopCount
 	MemoryLimit int64         // bytes for messages in memory; 0: see MemoryBudget
 	OutputLimit int64         // bytes a connection may owe its reader
@@ -373,6 +374,7 @@ func (o *Options) Fields() []Field {
 		{Flag: "snappy", Usage: "offer snappy", Ptr: &o.SnappyEnabled},
 		{Flag: "enable-experiment", Usage: "name of an experimental feature (may be given several times)", Ptr: &o.Experiments},
 
+		{Own: true, Flag: "durability", Usage: "what an accepted message survives: memory (a clean stop), process (kill -9), disk (a loss of power)", Ptr: &o.Durability},
 		{Own: true, Flag: "loops", Usage: "event loops (default 0, one less than the cores)", Ptr: &o.Loops},
 		{Own: true, Flag: "memory-limit", Usage: "bytes for messages in memory (default 0, a quarter of the memory there is)", Ptr: &o.MemoryLimit},
 		{Own: true, Flag: "output-limit", Usage: "bytes a client may leave unread before it is served no more", Ptr: &o.OutputLimit},

@@ -12,6 +12,7 @@ import (
 //
 //	kind      Cursor    body
 //	publish   group     the message's, for every queue of the group
+//	put       group     the same; the message was accepted long ago
 //	group     group     topic, and its queues: what the numbers mean
 //	finish    queue     ids of messages that are gone, or in the backlog now
 //	finished  queue     sequences in the topic's backlog that are finished
@@ -162,6 +163,13 @@ func (b *JournalBatch) Use(g *JournalGroup) {
 // copies the body.
 func (b *JournalBatch) Message(g *JournalGroup, id uint64, timestamp, due int64, attempts uint16, body []byte) {
 	b.add(&Record{Kind: KindPublish, Cursor: g.number, ID: id, Timestamp: timestamp, Due: due, Attempts: attempts, Body: body})
+}
+
+// Put adds a message for q that was accepted long ago and stood elsewhere. It
+// copies the body. When it cannot be written it is tried again.
+func (b *JournalBatch) Put(q *JournalQueue, id uint64, timestamp, due int64, attempts uint16, body []byte) {
+	b.Use(q.Alone())
+	b.add(&Record{Kind: KindPut, Cursor: q.alone.number, ID: id, Timestamp: timestamp, Due: due, Attempts: attempts, Body: body})
 }
 
 // Finish says that messages of q are gone, or stand in the backlog.

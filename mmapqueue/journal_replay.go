@@ -119,7 +119,7 @@ func (r *replay) queue(number uint32) *replayQueue {
 func (r *replay) apply(rec *Record) {
 	r.number = max(r.number, rec.Cursor)
 	switch rec.Kind {
-	case KindPublish:
+	case KindPublish, KindPut:
 		r.publish(rec)
 	case kindGroup:
 		r.define(rec)

@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"cmp"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -21,7 +22,10 @@ type Options struct {
 	MaxChannelConsumers int               // 0: no limit
 	DataPath            string            // parent of the backlogs' directories; "" keeps no backlog beyond this process
 	Log                 mmapqueue.Options // for the backlogs
-	Wall                func() int64      // wall clock, ns
+	Durability          Durability        // what the death of the process may take
+	Journal             mmapqueue.JournalOptions
+	JournalBudget       int64        // bytes that the journal may take before old messages make way; 0: a default
+	Wall                func() int64 // wall clock, ns
 	Waker               Waker
 	Changed             func(ephemeral bool)                    // a topic or channel came, went or was paused; must not block
 	Logf                func(level, format string, args ...any) // may be nil
@@ -49,6 +53,11 @@ type Broker struct {
 	closing atomic.Bool
 	helpers sync.WaitGroup // refillers and pumps
 
+	journal  *mmapqueue.Journal // nil in memory mode; set by Open
+	keepFrom atomic.Uint64      // journal segments from here on are kept; messages in older ones must move; 0: all may stay
+	trimming atomic.Bool
+	trim     sync.Mutex // one trimJournal at a time
+
 	writeSlots chan struct{} // bounds the writers that are in a system call
 	health     atomic.Pointer[error]
 }
@@ -56,12 +65,23 @@ type Broker struct {
 // backlogsDir is the folder of all topics' backlogs in the data path.
 const backlogsDir = "zsq"
 
+// What a journal takes by default.
+const (
+	journalSegment = 64 << 20
+	journalBudget  = 512 << 20
+)
+
 // writersMax bounds the operating-system threads that writing can hold.
 const writersMax = 16
 
 // New makes a broker without topics. idMark is where its message ids start; ids
 // below it have been used by earlier runs.
 func New(o Options, idMark uint64) *Broker {
+	o.Journal.SegmentBytes = cmp.Or(o.Journal.SegmentBytes, journalSegment)
+	o.JournalBudget = cmp.Or(o.JournalBudget, journalBudget)
+	if o.MemQueueSize == 0 {
+		o.Durability = max(o.Durability, DurabilityProcess)
+	}
 	b := &Broker{opts: o, pool: block.NewPool(o.MemoryLimit), blocks: ring.NewPool[block.Ref](4096)}
 	b.ids.next.Store(idMark)
 	b.idMark = idMark + idMarkAhead
@@ -95,6 +115,7 @@ func (b *Broker) Topic(name string) (*Topic, error) {
 		return nil, ErrExiting
 	}
 	t := b.newTopic(name, b.directory(name, b.ids.take(1)))
+	b.born(t.hold())
 	b.topics.set(name, t)
 	b.changed(t.ephemeral)
 	return t, nil
@@ -110,7 +131,7 @@ func (b *Broker) newTopic(name, dir string) *Topic {
 	t := &Topic{b: b, name: name, ephemeral: strings.HasSuffix(name, ephemeralSuffix)}
 	t.writer.init(b, dir)
 	t.locals = make([]topicLocal, len(b.shards))
-	t.view.Store(&view{hold: t.newQueue()})
+	t.setView(&view{hold: t.newQueue("")})
 	return t
 }
 
@@ -130,11 +151,11 @@ func (b *Broker) DeleteTopic(name string) error {
 	t.mu.Lock()
 	v := *t.view.Load()
 	if v.hold == nil {
-		v.hold = t.newQueue()
+		v.hold = t.newQueue("")
 	}
 	channels := v.channels
 	v.channels = nil
-	t.view.Store(&v)
+	t.setView(&v)
 	t.mu.Unlock()
 	for _, c := range channels {
 		c.delete()
@@ -180,9 +201,9 @@ func (b *Broker) deleteChannel(t *Topic, c *Channel) {
 	v := *t.view.Load()
 	v.channels = slices.DeleteFunc(slices.Clone(v.channels), func(x *Channel) bool { return x == c })
 	if len(v.channels) == 0 && v.hold == nil {
-		v.hold = t.newQueue()
+		v.hold = t.newQueue("")
 	}
-	t.view.Store(&v)
+	t.setView(&v)
 	last := len(v.channels) == 0
 	t.mu.Unlock()
 	c.delete()
@@ -252,6 +273,11 @@ func (b *Broker) changed(ephemeral bool) {
 
 // Health returns the last disk error, nil when the last write worked.
 func (b *Broker) Health() error {
+	if b.journal != nil {
+		if err := b.journal.Err(); err != nil {
+			return err
+		}
+	}
 	if p := b.health.Load(); p != nil {
 		return *p
 	}

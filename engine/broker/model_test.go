@@ -98,7 +98,14 @@ func (w *world) settle(what string, done func() bool) {
 		}
 		runtime.Gosched()
 	}
-	w.fatal("never: %s", what)
+	for _, t := range w.b.Topics() {
+		for _, c := range t.Channels() {
+			p, err := c.Places()
+			w.t.Logf("%s: %+v %v, left %d refilling %t draining %t parked %t", c.name, p, err, len(c.q.left), c.q.refilling.Load(), c.q.draining.Load(), c.q.parked.Load())
+		}
+		w.t.Logf("%s: hold %+v pumping %t", t.name, t.hold().outstanding.Load(), t.pumping)
+	}
+	w.fatal("never: %s (quiet %t)", what, w.quiet())
 }
 
 // blocking runs f, which waits for loops, beside the rounds it needs.

@@ -11,17 +11,21 @@ import (
 // A job is one batch on its way to the backlog. It owns one reference to each
 // message for every queue in want.
 type job struct {
-	refs []block.Ref
-	want []want
-	due  []int64                      // wall ns, or nil: deferred messages being saved
-	done *ticket                      // nil: nobody waits
-	run  func(log *mmapqueue.Backlog) // instead of a batch: an operation in order with the batches; log is nil if it cannot be opened
+	refs  []block.Ref
+	want  []want
+	due   []int64                      // wall ns, or nil: deferred messages being saved
+	from  *queue                       // whose backlog the messages with a sequence come from; nil: each queue's own
+	after func()                       // called at the end; may be nil
+	done  *ticket                      // nil: nobody waits
+	run   func(log *mmapqueue.Backlog) // instead of a batch: an operation in order with the batches; log is nil if it cannot be opened
 }
 
-// want says that queue q needs the batch from index from on.
+// want says that queue q needs the batch from index from on. journaled says that
+// the journal has it for q as well, until it is written.
 type want struct {
-	q    *queue
-	from int
+	q         *queue
+	from      int
+	journaled bool
 }
 
 // ticket tells a shard, or a foreign publisher, that a batch was written.
@@ -45,6 +49,7 @@ type writer struct {
 	done    uint64             // jobs finished
 	log     *mmapqueue.Backlog // writer goroutine only, once running
 	recs    []mmapqueue.Record
+	written []*job // written in this turn and not settled
 }
 
 func (w *writer) init(b *Broker, dir string) {
@@ -93,16 +98,20 @@ func (w *writer) loop() {
 		w.idle.Broadcast()
 		if len(w.jobs) == 0 {
 			w.running = false
-			w.jobs, w.recs = nil, nil // an idle topic holds no memory
+			w.jobs, w.recs, w.written = nil, nil, nil // an idle topic holds no memory
 			w.mu.Unlock()
 			return
 		}
 		jobs, w.jobs = w.jobs, jobs[:0]
 		w.mu.Unlock()
 		for i := range jobs {
-			w.do(&jobs[i])
-			jobs[i] = job{}
+			if jobs[i].run != nil {
+				w.settleAll()
+			}
+			w.begin(&jobs[i])
 		}
+		w.settleAll()
+		clear(jobs)
 	}
 }
 
@@ -117,7 +126,15 @@ func (w *writer) open() error {
 	return err
 }
 
+// do carries a batch out, to its end.
 func (w *writer) do(j *job) {
+	w.begin(j)
+	w.settleAll()
+}
+
+// begin carries a job out. A batch is settled by settleAll, with those of the same
+// turn: in disk mode one sync is for all of them.
+func (w *writer) begin(j *job) {
 	err := w.open()
 	if j.run != nil {
 		if err != nil {
@@ -131,10 +148,30 @@ func (w *writer) do(j *job) {
 	}
 	if err != nil {
 		w.b.diskFailed(err)
+		w.settle(j, err)
+		return
+	}
+	w.written = append(w.written, j)
+}
+
+func (w *writer) settleAll() {
+	if len(w.written) == 0 {
+		return
+	}
+	var err error
+	if w.b.opts.Durability == DurabilityDisk {
+		err = w.log.Sync()
+	}
+	if err != nil {
+		w.b.diskFailed(err)
 	} else {
 		w.b.diskWorked()
 	}
-	w.settle(j, err)
+	for _, j := range w.written {
+		w.settleWritten(j, err)
+	}
+	clear(w.written)
+	w.written = w.written[:0]
 }
 
 // write appends the batch: as one record for all when every cursor of the log
@@ -198,26 +235,59 @@ func (w *writer) records(j *job, k mmapqueue.Kind, cursor uint32, from int) {
 	}
 }
 
-// settle ends a job. After a failure nothing counts as written: a publish is
-// refused, and anything else goes back to memory, because it was acknowledged
-// long ago.
+// settleWritten ends a batch that stands in the backlog. It may not have been
+// synced, though it should: then a publish is refused, and comes all the same;
+// and the journal keeps what it has of the batch.
+func (w *writer) settleWritten(j *job, err error) {
+	for _, n := range j.want {
+		refs := j.refs[n.from:]
+		if err == nil {
+			w.b.carried(j, n, refs)
+		}
+		w.b.releaseAll(refs)
+		n.q.inWriter.Add(-int64(len(refs)))
+		w.b.kickRefill(n.q)
+	}
+	if err == nil && j.from != nil {
+		w.b.finishSources(j.from, j.refs)
+	}
+	w.answer(j, err)
+}
+
+// settle ends a batch that could not be written: a publish is refused, and anything
+// else goes back to memory, because it was acknowledged long ago.
 func (w *writer) settle(j *job, err error) {
 	for _, n := range j.want {
 		refs := j.refs[n.from:]
-		switch {
-		case err != nil && j.done == nil:
+		if j.done == nil {
+			if j.from != nil {
+				refs = w.b.foreign.withoutSequence(refs)
+			}
 			n.q.giveBack(w.b.pool, refs)
-		default:
-			if err != nil {
-				n.q.outstanding.Add(-int64(len(refs)))
-				n.q.gate.count.Add(-int64(len(refs)))
+		} else {
+			if n.journaled {
+				w.b.finishJournaled(n.q, refs)
 			}
-			for _, r := range refs {
-				w.b.pool.Release(r.Chunk, 1)
-			}
+			n.q.outstanding.Add(-int64(len(refs)))
+			n.q.gate.count.Add(-int64(len(refs)))
+			w.b.releaseAll(refs)
 		}
 		n.q.inWriter.Add(-int64(len(refs)))
 		w.b.kickRefill(n.q)
+	}
+	w.answer(j, err)
+}
+
+func (b *Broker) releaseAll(refs []block.Ref) {
+	for _, r := range refs {
+		b.pool.Release(r.Chunk, 1)
+	}
+}
+
+// answer ends a job for those who wait.
+func (w *writer) answer(j *job, err error) {
+	if j.after != nil {
+		j.after()
 	}
 	clear(w.recs)
 	if t := j.done; t != nil {
