@@ -19,7 +19,8 @@ import (
 //	update    queue     ids with new attempts and due times
 //	move      queue     a group, and ids that the queue gave to it
 //	end       queue     none: the queue is gone with all it had
-//	start     0         none: finished records before this one are done with
+//	start     0         none: finished and suspect records before this one are done with
+//	suspect   queue     a sequence, and ids that may stand in the backlog before it as well
 //
 // The body of a group is, with its lengths in 2 bytes and its numbers in 4:
 //
@@ -27,8 +28,8 @@ import (
 //	│ length │ topic │ number │ length │ channel │
 //	└────────┴───────┴────────┴────────┴─────────┘
 //
-// An update takes 24 bytes (id, due, attempts, each in 8), a move 8 bytes for the
-// group in front of its ids. Each group stands in every segment that mentions it,
+// An update takes 24 bytes (id, due, attempts, each in 8); a move has 8 bytes for
+// the group in front of its ids, a suspect for the sequence. Each group stands in every segment that mentions it,
 // twice, so that one damaged record does not cost more than itself.
 
 // A JournalQueue is what a journal knows of a channel's queue, or of what a topic
@@ -218,6 +219,14 @@ func (b *JournalBatch) Update(q *JournalQueue, updates []JournalUpdate) {
 		}
 		b.add(&Record{Kind: kindUpdate, Cursor: q.number, Body: b.ids})
 	}
+}
+
+// Suspect says that messages of q may stand in the topic's backlog too, with a
+// sequence below end: the process died in between. The note stays until the next
+// start, whatever becomes of the messages.
+func (b *JournalBatch) Suspect(q *JournalQueue, end uint64, ids []uint64) {
+	b.Use(q.Alone())
+	b.list(kindSuspect, q, binary.LittleEndian.AppendUint64(nil, end), ids)
 }
 
 // End says that q is gone, with all it had.

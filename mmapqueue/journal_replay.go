@@ -72,7 +72,11 @@ type RecoveredQueue struct {
 	Channel  string // "" for what the topic held back
 	Messages []RecoveredMessage
 	Finished []uint64 // sequences of the topic's backlog that the queue has finished
+	Suspects []Suspect
 }
+
+// Suspect is a message that may stand in the backlog as well, below a sequence.
+type Suspect struct{ ID, End uint64 }
 
 // RecoveredMessage is a message that was not finished.
 type RecoveredMessage struct {
@@ -100,6 +104,7 @@ type replayQueue struct {
 	named, dead    bool
 	messages       map[uint64]*RecoveredMessage
 	finished       []uint64
+	suspects       []Suspect
 }
 
 func (r *replay) begin() {
@@ -148,7 +153,14 @@ func (r *replay) apply(rec *Record) {
 		*q = replayQueue{dead: true, topic: q.topic, channel: q.channel}
 	case kindStart:
 		for _, q := range r.queues {
-			q.finished = nil
+			q.finished, q.suspects = nil, nil
+		}
+	case kindSuspect:
+		if q := r.queue(rec.Cursor); len(rec.Body) >= 8 {
+			end := binary.LittleEndian.Uint64(rec.Body)
+			for id := range words(rec.Body[8:]) {
+				q.suspects = append(q.suspects, Suspect{id, end})
+			}
 		}
 	}
 }
@@ -229,7 +241,7 @@ func (r *replay) recovered(j *Journal) *Recovered {
 		if q.dead || !q.named {
 			continue
 		}
-		rq := &RecoveredQueue{Queue: j.adopt(number, q.topic, q.channel), Topic: q.topic, Channel: q.channel, Finished: q.finished}
+		rq := &RecoveredQueue{Queue: j.adopt(number, q.topic, q.channel), Topic: q.topic, Channel: q.channel, Finished: q.finished, Suspects: q.suspects}
 		for _, m := range q.messages {
 			rq.Messages = append(rq.Messages, *m)
 		}

@@ -26,11 +26,12 @@ const (
 	kindMove     Kind = 7
 	kindEnd      Kind = 8
 	kindStart    Kind = 9
+	kindSuspect  Kind = 10
 )
 
 // known reports whether a record can be of kind k. (A backlog holds the first
 // two only; another cannot be found there, for its checksum would be wrong.)
-func (k Kind) known() bool { return k-KindPublish <= kindStart-KindPublish }
+func (k Kind) known() bool { return k-KindPublish <= kindSuspect-KindPublish }
 
 // Record is one entry of a log.
 type Record struct {

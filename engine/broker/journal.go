@@ -298,10 +298,10 @@ func (q *queue) owe(segment uint64) {
 	}
 }
 
-// finishBelow tells the journal, and with tell the backlog, that records in q's
-// backlog are finished. The caller runs in the order of the writer.
-func (b *Broker) finishBelow(q *queue, sequences []uint64, tell func()) {
-	if len(sequences) == 0 {
+// finishBelow tells journal and backlog that records in q's backlog are finished.
+// The caller runs in the order of the writer and holds q.mu.
+func (b *Broker) finishBelow(q *queue, sequences []uint64) {
+	if len(sequences) == 0 || q.cursor == nil {
 		return
 	}
 	segment := b.segment()
@@ -310,7 +310,7 @@ func (b *Broker) finishBelow(q *queue, sequences []uint64, tell func()) {
 		batch.FinishBacklog(q.journal, sequences)
 		b.journal.Submit(batch, nil)
 	}
-	tell()
+	q.cursor.Finish(sequences)
 	q.owe(segment)
 }
 
@@ -337,10 +337,7 @@ func (b *Broker) sequences(refs []block.Ref) (sequences []uint64) {
 // finished tells journal and backlog that messages of q are gone. The caller runs
 // in the order of the writer and holds q.mu.
 func (b *Broker) finished(q *queue, refs []block.Ref) {
-	if q.cursor != nil {
-		sequences := b.sequences(refs)
-		b.finishBelow(q, sequences, func() { q.cursor.Finish(sequences) })
-	}
+	b.finishBelow(q, b.sequences(refs))
 	b.finishJournaled(q, refs)
 }
 
@@ -364,20 +361,16 @@ func (b *Broker) finishJournaled(q *queue, refs []block.Ref) {
 }
 
 // carried is called when a batch stands in the backlog: the journal needs it no
-// longer, nor does the place in the backlog where it came from.
-func (b *Broker) carried(j *job, n want, refs []block.Ref) {
+// longer, nor does the place in the backlog where it came from. The caller holds
+// n.q.mu.
+func (b *Broker) carried(j *job, n want) {
+	refs := j.refs[n.from:]
 	if n.journaled {
 		b.finishJournaled(n.q, refs)
 	}
 	if j.from == nil {
-		b.finishSources(n.q, refs)
+		b.finishBelow(n.q, b.sequences(refs))
 	}
-}
-
-// finishSources ends, in q's backlog, the messages that came from there.
-func (b *Broker) finishSources(q *queue, refs []block.Ref) {
-	sequences := b.sequences(refs)
-	b.finishBelow(q, sequences, func() { b.finishSource(source{q, sequences}) })
 }
 
 // born writes down that there is a queue.

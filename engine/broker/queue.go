@@ -165,7 +165,7 @@ func (q *queue) refillStep(b *Broker) (moved int) {
 			q.left = append(q.left, b.storeRecord(r))
 		})
 		if len(again) > 0 {
-			q.cursor.Finish(again)
+			b.finishBelow(q, again)
 			q.outstanding.Add(-int64(len(again)))
 			q.gate.count.Add(-int64(len(again)))
 		}

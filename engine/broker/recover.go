@@ -38,25 +38,15 @@ type load struct {
 	m  *mmapqueue.RecoveredMessage
 }
 
-// suspects are messages that the journal holds for a queue. The crash may have
-// come just when one of them had been written to the backlog: there, it is dropped.
-type suspects struct {
-	ids map[uint64]struct{}
-	end uint64 // sequence from which on the backlog was written by this run
-}
+// suspects are messages, by id, that may stand in the backlog below a sequence
+// though the journal holds them, or held them and knows their end: the crash may
+// have come just when one had been written to the backlog. There it is dropped.
+// The journal keeps the list through the next crash, because a message may be
+// finished before its copy is met.
+type suspects map[uint64]uint64
 
 // known reports whether r is in the journal as well.
-func (s *suspects) known(r *mmapqueue.Record) bool {
-	if s.ids == nil {
-		return false
-	}
-	if r.Sequence >= s.end {
-		s.ids = nil
-		return false
-	}
-	_, ok := s.ids[r.ID]
-	return ok
-}
+func (s suspects) known(r *mmapqueue.Record) bool { return r.Sequence < s[r.ID] }
 
 // openJournal replays the journal of the run before, if there was one, and makes
 // one if this run is to have one.
@@ -102,8 +92,8 @@ func (t *Topic) adopt(v *view, queues []*mmapqueue.RecoveredQueue, keep bool) (l
 			t.owed.Store(1)
 		}
 		deferrable := rq.Channel != ""
-		if q.cursor != nil && q.cursor.Depth() > 0 && len(rq.Messages) > 0 {
-			q.suspects.add(rq.Messages, t.writer.log.NextSequence())
+		if q.cursor != nil && q.cursor.Depth() > 0 {
+			q.suspect(rq, t.writer.log.NextSequence())
 		}
 		for i := range rq.Messages {
 			m := &rq.Messages[i]
@@ -118,14 +108,33 @@ func (t *Topic) adopt(v *view, queues []*mmapqueue.RecoveredQueue, keep bool) (l
 	return loads
 }
 
-func (s *suspects) add(messages []mmapqueue.RecoveredMessage, end uint64) {
-	if s.ids == nil {
-		s.ids = make(map[uint64]struct{}, len(messages))
+// suspect collects the suspects of a queue whose backlog, with records to read,
+// goes on at sequence next. An end above that is of a log that has begun anew.
+func (q *queue) suspect(rq *mmapqueue.RecoveredQueue, next uint64) {
+	if q.suspects == nil {
+		q.suspects = suspects{}
 	}
-	for i := range messages {
-		s.ids[messages[i].ID] = struct{}{}
+	for _, s := range rq.Suspects {
+		if s.End <= next {
+			q.suspects[s.ID] = s.End
+		}
 	}
-	s.end = end
+	for i := range rq.Messages {
+		q.suspects[rq.Messages[i].ID] = next
+	}
+}
+
+// noteSuspects adds a topic's suspects to a batch.
+func (t *Topic) noteSuspects(batch *mmapqueue.JournalBatch) {
+	for _, q := range t.queues() {
+		byEnd := map[uint64][]uint64{}
+		for id, end := range q.suspects {
+			byEnd[end] = append(byEnd[end], id)
+		}
+		for end, ids := range byEnd {
+			batch.Suspect(q.journal, end, ids)
+		}
+	}
 }
 
 // queueOf returns the queue of a channel of a topic that is being opened.
@@ -237,7 +246,12 @@ func (b *Broker) startJournal(j *mmapqueue.Journal, opened []*Topic) error {
 	}
 	j.Start()
 	b.pool.SetMark(j.Segment())
-	return nil
+	batch := j.Batch()
+	for _, t := range opened {
+		t.noteSuspects(batch)
+	}
+	j.Submit(batch, nil)
+	return j.Flush()
 }
 
 // queues returns the topic's queues. Before the loops run they do not change.

@@ -143,6 +143,10 @@ func (w *writer) begin(j *job) {
 		j.run(w.log)
 		return
 	}
+	if err == nil && stands(j) {
+		w.replace(j)
+		return
+	}
 	if err == nil {
 		err = w.write(j)
 	}
@@ -154,14 +158,69 @@ func (w *writer) begin(j *job) {
 	w.written = append(w.written, j)
 }
 
+// stands reports whether messages of the batch stand in the journal, or further
+// up in a backlog: something that a crash brings back.
+func stands(j *job) bool {
+	for _, n := range j.want {
+		if n.journaled && n.q.journal != nil {
+			return true
+		}
+	}
+	for _, r := range j.refs {
+		if r.Aux&auxSequence != 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// replace writes a batch that stands elsewhere, and says at once that it needs
+// not stand there. Nobody reads the backlog meanwhile: what a consumer did with
+// the message, finish it or put it off, must be the last word about it.
+func (w *writer) replace(j *job) {
+	for _, n := range j.want {
+		n.q.mu.Lock()
+	}
+	err := w.writeLocked(j)
+	appended := err == nil
+	if err == nil {
+		err = w.sync()
+	}
+	if err == nil {
+		for _, n := range j.want {
+			w.b.carried(j, n)
+		}
+		if j.from != nil {
+			j.from.mu.Lock()
+			w.b.finishBelow(j.from, w.b.sequences(j.refs))
+			j.from.mu.Unlock()
+		}
+	} else {
+		w.b.diskFailed(err)
+	}
+	for _, n := range j.want {
+		n.q.mu.Unlock()
+	}
+	if appended {
+		w.settleWritten(j, err)
+	} else {
+		w.settle(j, err)
+	}
+}
+
+// sync makes what was written durable, if that is the mode.
+func (w *writer) sync() error {
+	if w.b.opts.Durability != DurabilityDisk {
+		return nil
+	}
+	return w.log.Sync()
+}
+
 func (w *writer) settleAll() {
 	if len(w.written) == 0 {
 		return
 	}
-	var err error
-	if w.b.opts.Durability == DurabilityDisk {
-		err = w.log.Sync()
-	}
+	err := w.sync()
 	if err != nil {
 		w.b.diskFailed(err)
 	} else {
@@ -179,10 +238,27 @@ func (w *writer) settleAll() {
 // in memory must not meet the message a second time on disk.
 func (w *writer) write(j *job) error {
 	for _, n := range j.want {
+		n.q.mu.Lock()
+		err := n.q.open(w.log)
+		n.q.mu.Unlock()
+		if err != nil {
+			return err
+		}
+	}
+	return w.append(j)
+}
+
+// writeLocked is write for a caller that holds the queues.
+func (w *writer) writeLocked(j *job) error {
+	for _, n := range j.want {
 		if err := n.q.open(w.log); err != nil {
 			return err
 		}
 	}
+	return w.append(j)
+}
+
+func (w *writer) append(j *job) error {
 	same := len(j.want) == len(w.log.Names())
 	for _, n := range j.want {
 		same = same && n.from == j.want[0].from
@@ -201,10 +277,8 @@ func (w *writer) write(j *job) error {
 
 // open makes sure that the queue has a cursor. A queue that a channel has
 // inherited from its topic goes by the channel's name from then on, even for
-// publishers that still see it as the topic's.
+// publishers that still see it as the topic's. The caller holds q.mu.
 func (q *queue) open(log *mmapqueue.Backlog) error {
-	q.mu.Lock()
-	defer q.mu.Unlock()
 	if q.cursor != nil {
 		return nil
 	}
@@ -241,15 +315,9 @@ func (w *writer) records(j *job, k mmapqueue.Kind, cursor uint32, from int) {
 func (w *writer) settleWritten(j *job, err error) {
 	for _, n := range j.want {
 		refs := j.refs[n.from:]
-		if err == nil {
-			w.b.carried(j, n, refs)
-		}
 		w.b.releaseAll(refs)
 		n.q.inWriter.Add(-int64(len(refs)))
 		w.b.kickRefill(n.q)
-	}
-	if err == nil && j.from != nil {
-		w.b.finishSources(j.from, j.refs)
 	}
 	w.answer(j, err)
 }
