@@ -424,7 +424,10 @@ func (l *crashLedger) drain(t *testing.T) {
 func TestCrash(t *testing.T) {
 	rounds := 3
 	if os.Getenv("ZSQ_LONG") != "" {
-		rounds = 1000
+		rounds = 500 // of each of the two sizes of memory: 1,000 in a mode
+	}
+	if n, err := strconv.Atoi(os.Getenv("ZSQ_CRASH_ROUNDS")); err == nil {
+		rounds = n
 	}
 	for _, mode := range []string{"process", "disk"} {
 		for _, mem := range []int{10_000, 50} {

@@ -66,12 +66,13 @@ func (s *Shard) toJournal() *mmapqueue.JournalBatch {
 }
 
 // journalRound submits what the round has published and ended. The publishers
-// hear of it from a ticket.
+// hear of it from a ticket, those too whose messages go to the backlog: the OK of
+// a PUB answers for every FIN before it.
 func (s *Shard) journalRound() {
 	s.gather()
 	s.force = s.force[:0]
 	over := s.b.pool.Over()
-	published := false
+	durable := false
 	for _, t := range s.topics {
 		l := &t.locals[s.index]
 		l.view, l.forceAt = nil, len(s.force)
@@ -80,11 +81,12 @@ func (s *Shard) journalRound() {
 		}
 		l.view = t.enter(len(l.batch))
 		s.force = l.view.decide(s.force, over)
-		if l.view.group != nil && s.journalBatch(l.view, l.batch, s.force[l.forceAt:]) {
-			published = true
+		if l.view.group != nil {
+			durable = true
+			s.journalBatch(l.view, l.batch, s.force[l.forceAt:])
 		}
 	}
-	if !published {
+	if !durable {
 		s.submit(nil)
 		return
 	}
@@ -123,14 +125,13 @@ func (q *queue) full(over bool) bool {
 	return over || !q.direct || q.outstanding.Load() > 0
 }
 
-// journalBatch adds a topic's batch to the round's, and reports whether it did: a
-// batch that goes to the backlog of every queue is safe there.
-func (s *Shard) journalBatch(v *view, refs []block.Ref, force []bool) bool {
-	if !v.needsJournal(refs, force) {
-		return false
+// journalBatch adds a topic's batch to the round's, unless it goes to the backlog
+// of every queue: there it is safe.
+func (s *Shard) journalBatch(v *view, refs []block.Ref, force []bool) {
+	batch := s.toJournal()
+	if v.needsJournal(refs, force) {
+		s.scratch = s.b.journalMessages(batch, v, refs, force, s.scratch[:0])
 	}
-	s.ids8 = s.b.journalMessages(s.toJournal(), v, refs, force, s.ids8[:0])
-	return true
 }
 
 // needsJournal reports whether some of a batch stays in memory for a queue that

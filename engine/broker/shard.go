@@ -44,7 +44,7 @@ type Shard struct {
 	// What the journal gets at the end of the round, and the backlogs when it has.
 	batch   *mmapqueue.JournalBatch // nil: nothing yet
 	force   []bool                  // by topic and queue: past memory; see decide
-	ids8    []uint64                // scratch
+	scratch []uint64
 	sources []source
 
 	mailMu  sync.Mutex
