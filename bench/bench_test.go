@@ -187,7 +187,7 @@ func TestProducerAnswers(t *testing.T) {
 func TestPubFrame(t *testing.T) {
 	f := func(batch int) {
 		t.Helper()
-		p := newPubFrame("bench_000", 32, batch)
+		p := newPubFrame("bench_000", 32, batch, 0)
 		for i := range batch {
 			body := p.bytes[p.first+i*p.stride:][:32]
 			if size := binary.BigEndian.Uint32(p.bytes[p.first+i*p.stride-4:]); size != 32 {

@@ -28,6 +28,8 @@ type load struct {
 	outstanding          int // messages published and not yet finished, in all; 0: no limit
 	rate                 int // messages per second, open loop; 0: closed loop
 	requeue              bool
+	deferred             bool   // DPUB, by deferMin to deferMax; stamps are due times
+	timeoutMs            int    // not 0: the consumers' message time-out; each message is left to it once
 	stamp                bool   // bodies carry their publish time, latencies are kept
 	messagesMax          uint64 // publish no more than this
 }
@@ -47,7 +49,7 @@ func (l load) withDefaults() load {
 	set(&l.body, 200)
 	set(&l.batch, 1)
 	set(&l.window, 1000)
-	if l.consumers > 0 {
+	if l.consumers > 0 && !l.deferred && l.timeoutMs == 0 {
 		set(&l.outstanding, 20000)
 	}
 	if l.messagesMax == 0 {
@@ -83,6 +85,7 @@ type generator struct {
 	received   uint64     // finished by us, each message and channel once
 	seen       [][]uint64 // a bitmap for each channel
 	twice      uint64
+	due        []int64 // with timeoutMs: when each message in flight times out
 	latencies  []int64 // ns, only while keep is set
 	keep       bool
 
@@ -110,6 +113,9 @@ func newGenerator(ctx context.Context, addr string, l load) (*generator, error) 
 	g.seen = make([][]uint64, l.channels)
 	for i := range g.seen {
 		g.seen[i] = make([]uint64, l.messagesMax/64+1)
+	}
+	if l.timeoutMs > 0 {
+		g.due = make([]int64, l.messagesMax)
 	}
 	if l.stamp {
 		g.latencies = make([]int64, 0, 1<<20)
@@ -141,7 +147,7 @@ func (g *generator) complete() bool {
 
 // stallAfter bounds a run: a broker that gets nothing done for so long has lost
 // something.
-const stallAfter = 10 * time.Second
+const stallAfter = 30 * time.Second
 
 // runUntil runs rounds until done answers true. It fails when the broker gets
 // nothing done for stallAfter, or breaks the protocol.
@@ -320,7 +326,7 @@ func (g *generator) dial(heartbeatMs int) (*conn, error) {
 		err = nil
 	}
 	if err == nil {
-		err = c.ask(append([]byte(magic), identify(heartbeatMs)...))
+		err = c.ask(append([]byte(magic), identify(heartbeatMs, g.timeoutMs)...))
 	}
 	if err != nil {
 		_ = unix.Close(fd)

@@ -21,7 +21,8 @@ type producer struct {
 	ring      []byte
 	frame     pubFrame // layout; its bytes are those of the first slot
 	slots     int
-	low       int // refill when so many slots are free: fewer, larger writes
+	delays    []int64 // ns, by slot; nil unless messages are deferred
+	low       int     // refill when so many slots are free: fewer, larger writes
 	appended  int
 	answered  int
 	written   int
@@ -38,7 +39,12 @@ func (g *generator) addProducer(number int) error {
 	p := &producer{conn: c, slots: max(1, g.window/g.batch), in: make([]byte, 64<<10)}
 	p.low = max(1, p.slots/4)
 	for i := range p.slots {
-		p.frame = newPubFrame(g.topic(number+i), g.body, g.batch)
+		delay := 0
+		if g.deferred {
+			delay = deferMin + i*(deferMax-deferMin)/p.slots
+			p.delays = append(p.delays, int64(delay)*1e6)
+		}
+		p.frame = newPubFrame(g.topic(number+i), g.body, g.batch, delay)
 		p.ring = append(p.ring, p.frame.bytes...)
 	}
 	g.producers = append(g.producers, p)
@@ -84,7 +90,11 @@ func (p *producer) append1(stampNs int64) bool {
 // patch numbers the messages of the next frame.
 func (p *producer) patch(stampNs int64) {
 	g := p.g
-	at := p.appended%p.slots*len(p.frame.bytes) + p.frame.first
+	slot := p.appended % p.slots
+	if p.delays != nil {
+		stampNs += p.delays[slot]
+	}
+	at := slot*len(p.frame.bytes) + p.frame.first
 	for range g.batch {
 		binary.LittleEndian.PutUint64(p.ring[at:], g.next)
 		if g.stamp {

@@ -98,6 +98,10 @@ func (s *consumer) frames(b []byte) ([]byte, error) {
 		if size != bodyAt+g.body {
 			return b, fmt.Errorf("a body of %d bytes, published were %d", size-bodyAt, g.body)
 		}
+		if g.due != nil && binary.BigEndian.Uint16(f[attemptsAt:]) == 1 {
+			g.due[binary.LittleEndian.Uint64(f[bodyAt:])] = now + int64(g.timeoutMs)*1e6
+			continue
+		}
 		if g.requeue && binary.BigEndian.Uint16(f[attemptsAt:]) == 1 {
 			s.out = append(s.out, "REQ "...)
 			s.out = append(s.out, f[idAt:idAt+idSize]...)
@@ -111,7 +115,11 @@ func (s *consumer) frames(b []byte) ([]byte, error) {
 			return b, err
 		}
 		if g.keep {
-			g.latencies = append(g.latencies, now-int64(binary.LittleEndian.Uint64(f[bodyAt+seqSize:])))
+			from := int64(binary.LittleEndian.Uint64(f[bodyAt+seqSize:]))
+			if g.due != nil {
+				from = g.due[binary.LittleEndian.Uint64(f[bodyAt:])]
+			}
+			g.latencies = append(g.latencies, now-from)
 		}
 	}
 }

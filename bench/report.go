@@ -100,6 +100,7 @@ func (r *result) values(metric string) []float64 {
 		p50:      func(f figure) float64 { return f.P50 },
 		p99:      func(f figure) float64 { return f.P99 },
 		p999:     func(f figure) float64 { return f.P999 },
+		latest:   func(f figure) float64 { return f.Max },
 		rssConn:  func(f figure) float64 { return f.RSSPerConn },
 		cpuConn:  func(f figure) float64 { return f.CPUPerConn },
 	}[metric])
@@ -230,6 +231,9 @@ func (r *result) line(side string) string {
 	if r.cell.load.stamp {
 		s += fmt.Sprintf("  p50 %s  p99 %s  p99.9 %s ms", med(func(f figure) float64 { return f.P50 }),
 			med(func(f figure) float64 { return f.P99 }), med(func(f figure) float64 { return f.P999 }))
+	}
+	if r.cell.mode == timed {
+		s += fmt.Sprintf("  max %s ms", med(func(f figure) float64 { return f.Max }))
 	}
 	if stolen := slices.Max(r.of(side, func(f figure) float64 { return f.Stolen })); stolen >= 1 {
 		s += fmt.Sprintf("  (hypervisor took up to %.0f%%)", stolen)

@@ -30,6 +30,7 @@ const (
 	through mode = iota // publish, deliver, finish; everything is measured
 	stored              // publishing is measured, then all is drained to verify it
 	drained             // a backlog is laid down, then draining it is measured
+	timed               // so many messages are published, and come when they are due
 	idle                // connections that do nothing
 )
 
@@ -61,6 +62,7 @@ const (
 	p50          = "p50 ms"
 	p99          = "p99 ms"
 	p999         = "p99.9 ms"
+	latest       = "max ms"
 	rssConn      = "RSS bytes/conn"
 	cpuConn      = "CPU us/s/conn"
 	connectRatio = "connect CPU ratio"
@@ -169,6 +171,31 @@ func cells(idleConns, backlog int) []cell {
 			aims: []aim{least(cpuRatio, 8, 15)},
 		},
 		{
+			name: "18/200k", title: "200,000 deferred for 1-10 s (lateness)", mode: timed,
+			load: load{producers: 4, consumers: 4, stamp: true, deferred: true, messagesMax: 200_000},
+			aims: []aim{most(p99, 20, 10), least(cpuRatio, 5, 12)},
+		},
+		{
+			name: "18/1M", title: "1,000,000 deferred for 1-10 s (lateness)", mode: timed,
+			load: load{producers: 4, consumers: 4, stamp: true, deferred: true, messagesMax: 1_000_000},
+			aims: []aim{most(p99, 20, 10), least(cpuRatio, 5, 12)},
+		},
+		{
+			name: "19/1", title: "50,000 time out over 2 s, 1 channel (lateness)", mode: timed,
+			load: load{producers: 4, consumers: 20, stamp: true, timeoutMs: 4000, rate: 25_000, messagesMax: 50_000},
+			aims: []aim{most(p99, 30, 10), most(latest, 0, 50)},
+		},
+		{
+			name: "19/1000", title: "50,000 time out over 2 s, 1,000 channels (lateness)", mode: timed,
+			load: load{producers: 4, consumers: 1000, topics: 1000, stamp: true, timeoutMs: 4000, rate: 25_000, messagesMax: 50_000},
+			aims: []aim{most(p99, 30, 10), most(latest, 0, 50)},
+		},
+		{
+			name: "19/burst", title: "50,000 time out at about one instant, 1 channel (lateness)", mode: timed,
+			load: load{producers: 4, consumers: 20, stamp: true, timeoutMs: 4000, messagesMax: 50_000},
+			aims: []aim{most(latest, 0, 150)},
+		},
+		{
 			name: "20", title: "100 topics, 100 consumers, P8 round robin",
 			load: load{producers: 8, consumers: 100, topics: 100},
 			aims: []aim{least(cpuRatio, 8, 15)},
@@ -212,7 +239,7 @@ func pick(all []cell, names []string) ([]cell, error) {
 
 // suitsSink tells whether the null sink can play the broker's part.
 func (c cell) suitsSink() bool {
-	return (c.mode == through || c.mode == stored) && c.load.topics == 1 && c.load.channels == 1 && !c.load.requeue
+	return (c.mode == through || c.mode == stored) && !c.load.deferred && c.load.topics == 1 && c.load.channels == 1 && !c.load.requeue
 }
 
 // A figure is what one run of one cell on one broker gave.
@@ -225,6 +252,7 @@ type figure struct {
 	P50       float64 `json:"p50_ms,omitempty"`
 	P99       float64 `json:"p99_ms,omitempty"`
 	P999      float64 `json:"p99_9_ms,omitempty"`
+	Max       float64 `json:"max_ms,omitempty"`
 	Samples   int     `json:"latencies,omitempty"`
 	Drained   float64 `json:"drain_seconds,omitempty"` // not part of the measurement
 
@@ -271,8 +299,11 @@ func (c cell) run(ctx context.Context, b *broker, measure time.Duration) (f figu
 			return f, err
 		}
 	}
-	if c.mode == drained {
+	switch c.mode {
+	case drained:
 		return c.runDrain(g, b)
+	case timed:
+		return c.runTimed(g, b)
 	}
 
 	// A warm-up may not use up the messages of a row that is bounded by them.
@@ -354,6 +385,24 @@ func (c cell) runDrain(g *generator, b *broker) (f figure, err error) {
 	return f, g.verify()
 }
 
+// runTimed publishes all of the cell's messages and waits until all have come,
+// which is measured as a whole: late messages are what it is about.
+func (c cell) runTimed(g *generator, b *broker) (f figure, err error) {
+	m, err := startMeter(g, b)
+	if err != nil {
+		return f, err
+	}
+	g.keep = true
+	if err := g.runUntil(func() bool { return g.next == g.messagesMax && g.complete() }); err != nil {
+		return f, err
+	}
+	if err := m.stop(&f); err != nil {
+		return f, err
+	}
+	f.quantiles(g.latencies)
+	return f, g.verify()
+}
+
 // A meter holds what the clocks showed when a measurement began.
 type meter struct {
 	g        *generator
@@ -397,4 +446,5 @@ func (f *figure) quantiles(ns []int64) {
 	f.P50 = float64(quantile(ns, 0.5)) / 1e6
 	f.P99 = float64(quantile(ns, 0.99)) / 1e6
 	f.P999 = float64(quantile(ns, 0.999)) / 1e6
+	f.Max = float64(ns[len(ns)-1]) / 1e6
 }

@@ -67,11 +67,11 @@ func nextFrame(b []byte) (kind uint32, size int, err error) {
 }
 
 // identify is IDENTIFY as go-nsq sends it, with its defaults spelled out.
-func identify(heartbeatMs int) []byte {
+func identify(heartbeatMs, timeoutMs int) []byte {
 	body := fmt.Sprintf(`{"client_id":"bench","deflate":false,"deflate_level":6,"feature_negotiation":true,`+
-		`"heartbeat_interval":%d,"hostname":"bench","long_id":"bench","msg_timeout":0,"output_buffer_size":16384,`+
+		`"heartbeat_interval":%d,"hostname":"bench","long_id":"bench","msg_timeout":%d,"output_buffer_size":16384,`+
 		`"output_buffer_timeout":250,"sample_rate":0,"short_id":"bench","snappy":false,"tls_v1":false,`+
-		`"user_agent":"zsq-bench/1"}`, heartbeatMs)
+		`"user_agent":"zsq-bench/1"}`, heartbeatMs, timeoutMs)
 	b := append([]byte(nil), "IDENTIFY\n"...)
 	b = binary.BigEndian.AppendUint32(b, uint32(len(body)))
 	return append(b, body...)
@@ -84,15 +84,26 @@ type pubFrame struct {
 	stride int // from one body to the next
 }
 
-// newPubFrame builds a PUB when batch is 1, an MPUB of batch messages otherwise.
-func newPubFrame(topic string, body, batch int) pubFrame {
+// Delays of deferred messages, in milliseconds: all have the same number of digits.
+const (
+	deferMin = 1000
+	deferMax = 9999
+)
+
+// newPubFrame builds a PUB when batch is 1, an MPUB of batch messages otherwise. A
+// deferMs other than 0 makes it a DPUB.
+func newPubFrame(topic string, body, batch, deferMs int) pubFrame {
 	fill := make([]byte, body)
 	for i := range fill {
 		fill[i] = byte('a' + i%26)
 	}
 	var b []byte
 	if batch == 1 {
-		b = append(b, "PUB "+topic+"\n"...)
+		if deferMs > 0 {
+			b = fmt.Appendf(b, "DPUB %s %d\n", topic, deferMs)
+		} else {
+			b = append(b, "PUB "+topic+"\n"...)
+		}
 		b = binary.BigEndian.AppendUint32(b, uint32(body))
 		return pubFrame{bytes: append(b, fill...), first: len(b), stride: body}
 	}

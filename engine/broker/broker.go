@@ -254,7 +254,7 @@ func (b *Broker) kickRefill(q *queue) {
 	if q.parked.Load() && !q.unpark() {
 		return
 	}
-	if q.wantsRefill() && !b.closing.Load() && q.refilling.CompareAndSwap(false, true) {
+	if q.wantsRefill(b.memory()) && !b.closing.Load() && q.refilling.CompareAndSwap(false, true) {
 		b.helpers.Go(func() {
 			q.refill(b, func() {
 				if c := q.owner.Load(); c != nil {

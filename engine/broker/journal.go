@@ -70,20 +70,20 @@ func (s *Shard) toJournal() *mmapqueue.JournalBatch {
 // a PUB answers for every FIN before it.
 func (s *Shard) journalRound() {
 	s.gather()
-	s.force = s.force[:0]
-	over := s.b.pool.Over()
+	s.room = s.room[:0]
+	m := s.b.memory()
 	durable := false
 	for _, t := range s.topics {
 		l := &t.locals[s.index]
-		l.view, l.forceAt = nil, len(s.force)
+		l.view, l.roomAt = nil, len(s.room)
 		if t.exiting.Load() {
 			continue
 		}
 		l.view = t.enter(len(l.batch))
-		s.force = l.view.decide(s.force, over)
+		s.room = l.view.decide(s.room, m)
 		if l.view.group != nil {
 			durable = true
-			s.journalBatch(l.view, l.batch, s.force[l.forceAt:])
+			s.journalBatch(l.view, l.batch, s.room[l.roomAt:])
 		}
 	}
 	if !durable {
@@ -107,41 +107,44 @@ func (t *Topic) enter(n int) *view {
 	return v
 }
 
-// decide appends for each queue of the view whether a batch must go past its
-// memory. It is decided once, before the journal is written, and holds even if
-// there is room by the time of the push.
-func (v *view) decide(force []bool, over bool) []bool {
+// decide appends for each queue of the view what memory a batch may take there. It
+// is decided once, before the journal is written: a batch that is to go past the
+// memory does so even if there is room by the time of the push.
+func (v *view) decide(room []memory, m memory) []memory {
 	if v.hold != nil {
-		return append(force, v.hold.full(over))
+		return append(room, v.hold.room(m))
 	}
 	for _, c := range v.channels {
-		force = append(force, c.q.full(over))
+		room = append(room, c.q.room(m))
 	}
-	return force
+	return room
 }
 
-// full reports whether what is put now would go past memory.
-func (q *queue) full(over bool) bool {
-	return over || !q.direct || q.outstanding.Load() > 0
+// room returns m, or memoryGone when all that is put now would go past memory.
+func (q *queue) room(m memory) memory {
+	if !q.direct || q.outstanding.Load() > 0 || m == memoryShort && q.ring.Len() >= shortRing {
+		return memoryGone
+	}
+	return m
 }
 
 // journalBatch adds a topic's batch to the round's, unless it goes to the backlog
 // of every queue: there it is safe.
-func (s *Shard) journalBatch(v *view, refs []block.Ref, force []bool) {
+func (s *Shard) journalBatch(v *view, refs []block.Ref, room []memory) {
 	batch := s.toJournal()
-	if v.needsJournal(refs, force) {
-		s.scratch = s.b.journalMessages(batch, v, refs, force, s.scratch[:0])
+	if v.needsJournal(refs, room) {
+		s.scratch = s.b.journalMessages(batch, v, refs, room, s.scratch[:0])
 	}
 }
 
 // needsJournal reports whether some of a batch stays in memory for a queue that
 // is no ephemeral channel's.
-func (v *view) needsJournal(refs []block.Ref, force []bool) bool {
+func (v *view) needsJournal(refs []block.Ref, room []memory) bool {
 	if v.hold != nil {
-		return !force[0]
+		return room[0] != memoryGone
 	}
 	for i, c := range v.channels {
-		if !force[i] && c.q.journal != nil {
+		if room[i] != memoryGone && c.q.journal != nil {
 			return true
 		}
 	}
@@ -151,7 +154,7 @@ func (v *view) needsJournal(refs []block.Ref, force []bool) bool {
 // journalMessages adds messages for all queues of v, less those that go to the
 // backlog of a queue anyhow. A batch with deferred messages is written for all:
 // these stay in memory, whatever the queue does. ids is scratch.
-func (b *Broker) journalMessages(batch *mmapqueue.JournalBatch, v *view, refs []block.Ref, force []bool, ids []uint64) []uint64 {
+func (b *Broker) journalMessages(batch *mmapqueue.JournalBatch, v *view, refs []block.Ref, room []memory, ids []uint64) []uint64 {
 	batch.Use(v.group)
 	for _, r := range refs {
 		frame := frameOf(b.pool, r)
@@ -161,7 +164,7 @@ func (b *Broker) journalMessages(batch *mmapqueue.JournalBatch, v *view, refs []
 	}
 	if v.hold == nil && !hasDue(refs) {
 		for i, c := range v.channels {
-			if force[i] && c.q.journal != nil {
+			if room[i] == memoryGone && c.q.journal != nil {
 				batch.Finish(c.q.journal, ids)
 			}
 		}

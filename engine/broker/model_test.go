@@ -12,6 +12,7 @@ import (
 
 	"github.com/zsqio/zsq/internal/invariant"
 	"github.com/zsqio/zsq/internal/wire"
+	"github.com/zsqio/zsq/mmapqueue"
 )
 
 // world drives a broker's shards from one goroutine: a seed says which loop has
@@ -47,6 +48,7 @@ func newWorld(t *testing.T, seed uint64, shards, mem int, dir string, mark uint6
 	w.b = New(Options{
 		Shards: shards, MemQueueSize: mem, DataPath: dir, MaxMsgTimeout: int64(time.Hour),
 		Wall: func() int64 { return w.now + wallOffset }, Waker: w,
+		Log: mmapqueue.Options{SyncEvery: -1, SyncTimeout: -1},
 	}, mark)
 	for _, s := range w.b.shards {
 		s.Start(w.now, w.now+wallOffset, func(uint32) {})

@@ -74,7 +74,7 @@ func (s *Shard) flushPublishes() {
 			for _, r := range l.batch {
 				s.drops.Add(r.Chunk)
 			}
-		} else if j := s.b.fanout(l.view, l.batch, s, s.force[l.forceAt:]); j != nil {
+		} else if j := s.b.fanout(l.view, l.batch, s, s.room[l.roomAt:]); j != nil {
 			j.done = &ticket{waiters: l.waiters, shard: s}
 			l.waiters = nil
 			t.writer.submit(*j)
@@ -135,11 +135,11 @@ func (p *Publisher) answer() {
 }
 
 // fanout gives a batch, with one reference to each message, to every channel of
-// a topic's view, or to its hold queue, past the memory of those that force says.
+// a topic's view, or to its hold queue, within the memory that room says for each.
 // What does not fit in memory is returned as a job for the topic's writer. s is
 // the calling shard, nil for a foreign caller, whose deferred messages go to a
 // shard by mail.
-func (b *Broker) fanout(v *view, refs []block.Ref, s *Shard, force []bool) *job {
+func (b *Broker) fanout(v *view, refs []block.Ref, s *Shard, room []memory) *job {
 	var j *job
 	overflow := func(q *queue, n int, journaled bool) {
 		if n == len(refs) {
@@ -156,11 +156,11 @@ func (b *Broker) fanout(v *view, refs []block.Ref, s *Shard, force []bool) *job 
 	}
 	if v.hold != nil {
 		v.hold.taken.Add(uint64(len(refs)))
-		n := v.hold.put(refs, force[0])
+		n := v.hold.put(refs, room[0])
 		if n < len(refs) && v.hold.ephemeral {
 			v.hold.gate.count.Add(-int64(len(refs) - n))
 		}
-		overflow(v.hold, n, !force[0])
+		overflow(v.hold, n, room[0] != memoryGone)
 		// The topic's first channel may have inherited the queue since.
 		if c := v.hold.owner.Load(); c != nil && n > 0 {
 			b.pushed(c, s)
@@ -174,11 +174,11 @@ func (b *Broker) fanout(v *view, refs []block.Ref, s *Shard, force []bool) *job 
 	for i, c := range v.channels {
 		c.q.taken.Add(uint64(len(refs)))
 		if due {
-			b.putLoose(c, b.deferSome(c, refs, s), s, force[i])
+			b.putLoose(c, b.deferSome(c, refs, s), s, room[i])
 			continue
 		}
-		n := c.q.put(refs, force[i])
-		overflow(c.q, n, !force[i])
+		n := c.q.put(refs, room[i])
+		overflow(c.q, n, room[i] != memoryGone)
 		if n > 0 {
 			b.pushed(c, s)
 		}
@@ -247,11 +247,11 @@ func (b *Broker) deferSome(c *Channel, refs []block.Ref, s *Shard) []block.Ref {
 // putLoose puts messages that are in nobody's batch into the channel: what was
 // mixed with deferred ones, given back, timed out or has come due. They were
 // acknowledged before.
-func (b *Broker) putLoose(c *Channel, refs []block.Ref, s *Shard, over bool) {
+func (b *Broker) putLoose(c *Channel, refs []block.Ref, s *Shard, m memory) {
 	if len(refs) == 0 {
 		return
 	}
-	n := c.q.put(refs, over)
+	n := c.q.put(refs, m)
 	if n > 0 {
 		b.pushed(c, s)
 	}
@@ -303,12 +303,9 @@ func (f *foreign) move(t *Topic, v *view, refs []block.Ref) {
 		}
 		part := refs[:n]
 		refs = refs[n:]
-		force := to.decide(nil, b.pool.Over())
+		room := to.decide(nil, b.memory())
 		switch {
 		case read:
-			for i := range force {
-				force[i] = true
-			}
 			f.moveRead(t, v.hold, to, part)
 			continue
 		case v.hold.journal == nil:
@@ -316,11 +313,11 @@ func (f *foreign) move(t *Topic, v *view, refs []block.Ref) {
 			batch := b.journal.Batch()
 			batch.Move(v.hold.journal, v.onward, b.idsOf(part))
 			b.journal.Submit(batch, nil)
-			clear(force) // the journal has it for all channels
+			clear(room) // the journal has it for all channels
 		default:
 			b.finishJournaled(v.hold, part)
 		}
-		if j := b.fanout(to, part, nil, force); j != nil {
+		if j := b.fanout(to, part, nil, room); j != nil {
 			t.writer.submit(*j)
 		}
 	}
@@ -336,13 +333,13 @@ func (f *foreign) moveRead(t *Topic, hold *queue, to *view, refs []block.Ref) {
 		c.q.taken.Add(uint64(len(refs)))
 		n := 0
 		if c.q.ephemeral {
-			if n = c.q.put(refs, false); n > 0 {
+			if n = c.q.put(refs, b.memory()); n > 0 {
 				b.pushed(c, nil)
 			}
 			b.drop(nil, refs[n:])
 			continue
 		}
-		c.q.put(refs, true)
+		c.q.put(refs, memoryGone)
 		j.want = append(j.want, want{q: c.q})
 	}
 	j.after = func() { b.drop(nil, j.refs) }
@@ -403,16 +400,16 @@ func (b *Broker) PublishForeign(t *Topic, bodies [][]byte, dueWallNs int64) erro
 		return ErrExiting
 	}
 	v := t.enter(len(refs))
-	force := v.decide(nil, b.pool.Over())
+	room := v.decide(nil, b.memory())
 	result := make(chan error, 2)
 	waits := 0
-	if v.group != nil && v.needsJournal(refs, force) {
+	if v.group != nil && v.needsJournal(refs, room) {
 		batch := b.journal.Batch()
-		b.journalMessages(batch, v, refs, force, nil)
+		b.journalMessages(batch, v, refs, room, nil)
 		b.journal.Submit(batch, func(err error) { result <- err })
 		waits++
 	}
-	if j := b.fanout(v, refs, nil, force); j != nil {
+	if j := b.fanout(v, refs, nil, room); j != nil {
 		j.done = &ticket{result: result}
 		t.writer.submit(*j)
 		waits++

@@ -58,6 +58,29 @@ type queue struct {
 	atMark uint64 // the journal's segment then
 }
 
+// memory says how much of the budget for messages is left.
+type memory uint8
+
+const (
+	memoryPlenty memory = iota
+	memoryShort         // long queues overflow to disk, short ones go on: who made it short waits for the disk
+	memoryGone          // all queues overflow
+)
+
+// shortRing is how many messages a queue may hold in memory while that is short.
+const shortRing = 256
+
+func (b *Broker) memory() memory {
+	budget, used := b.pool.Budget(), b.pool.Used()
+	switch {
+	case budget <= 0 || used <= budget-budget/5:
+		return memoryPlenty
+	case used <= budget:
+		return memoryShort
+	}
+	return memoryGone
+}
+
 // ringWithoutMemory is how many messages may wait in memory on their way from
 // the backlog with --mem-queue-size=0; they count as backlog.
 const ringWithoutMemory = 1024
@@ -75,10 +98,15 @@ func (q *queue) init(b *Broker, ephemeral bool) {
 // put takes a prefix of refs into memory and returns its length; the rest is
 // already counted as outstanding and must be handed to the topic's writer,
 // unless the queue is ephemeral, whose overflow is the caller's to drop.
-func (q *queue) put(refs []block.Ref, over bool) int {
+func (q *queue) put(refs []block.Ref, m memory) int {
 	n := 0
-	if q.direct && !over && q.outstanding.Load() == 0 {
-		n = q.ring.TryPush(refs)
+	if q.direct && q.outstanding.Load() == 0 {
+		switch m {
+		case memoryPlenty:
+			n = q.ring.TryPush(refs)
+		case memoryShort:
+			n = q.ring.TryPush(refs[:min(len(refs), max(0, shortRing-q.ring.Len()))])
+		}
 	}
 	if n < len(refs) && !q.ephemeral {
 		if !q.spilled.Load() {
@@ -114,8 +142,22 @@ func (q *queue) depth() (total, backend int64) {
 
 // wantsRefill reports whether the refiller should run: something is out and
 // the ring has run low.
-func (q *queue) wantsRefill() bool {
-	return q.outstanding.Load() > 0 && q.ring.Len() <= q.limit/2
+func (q *queue) wantsRefill(m memory) bool {
+	limit, _ := q.share(m)
+	return q.outstanding.Load() > 0 && q.ring.Len() <= limit/2
+}
+
+// share returns how many messages the ring may hold when the refiller brings
+// them, and how many one step may bring. There is always room for some: a queue
+// that is drained from disk must come to its end however short memory is.
+func (q *queue) share(m memory) (limit, step int) {
+	switch m {
+	case memoryShort:
+		return min(q.limit, shortRing), refillBatch / 8
+	case memoryGone:
+		return min(q.limit, shortRing/8), refillBatch / 32
+	}
+	return q.limit, refillBatch
 }
 
 // refillBatch bounds what one step of a refiller moves.
@@ -133,16 +175,17 @@ func (q *queue) refill(b *Broker, wake func()) {
 		q.refilling.Store(false)
 		// Whoever asked between the last step and the store was turned away
 		// by the flag: look once more.
-		if !q.canRefill() || !q.refilling.CompareAndSwap(false, true) {
+		if !q.canRefill(b.memory()) || !q.refilling.CompareAndSwap(false, true) {
 			return
 		}
 	}
 }
 
-func (q *queue) canRefill() bool {
+func (q *queue) canRefill(m memory) bool {
+	limit, _ := q.share(m)
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if q.dead.Load() || q.draining.Load() || q.ring.Len() >= q.limit {
+	if q.dead.Load() || q.draining.Load() || q.ring.Len() >= limit {
 		return false
 	}
 	return len(q.left) > 0 || q.cursor != nil && q.cursor.Depth() > 0
@@ -151,7 +194,8 @@ func (q *queue) canRefill() bool {
 func (q *queue) refillStep(b *Broker) (moved int) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	room := min(q.limit-q.ring.Len(), refillBatch)
+	limit, step := q.share(b.memory())
+	room := min(limit-q.ring.Len(), step)
 	if room <= 0 || q.dead.Load() || q.draining.Load() {
 		return 0
 	}

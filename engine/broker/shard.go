@@ -43,7 +43,7 @@ type Shard struct {
 
 	// What the journal gets at the end of the round, and the backlogs when it has.
 	batch   *mmapqueue.JournalBatch // nil: nothing yet
-	force   []bool                  // by topic and queue: past memory; see decide
+	room    []memory                // by topic and queue; see decide
 	scratch []uint64
 	sources []source
 
@@ -227,7 +227,7 @@ func (s *Shard) flushBack() {
 		if len(l.back) == 0 {
 			continue
 		}
-		s.b.putLoose(l.c, l.back, s, s.b.pool.Over())
+		s.b.putLoose(l.c, l.back, s, s.b.memory())
 		l.back = l.back[:0]
 		if cap(l.back) > backKeep {
 			l.back = nil

@@ -5,6 +5,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/zsqio/zsq/internal/block"
 )
 
 // What is old gives its memory back, and comes in order when somebody asks.
@@ -63,6 +65,10 @@ func TestSweepMovesWhatIsOld(t *testing.T) {
 		})
 		return next == count+10
 	})
+	w.settle("finished on disk", w.quiet)
+	if err := w.b.Close(); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // A message that stays in a subscriber's hands does not keep its neighbours'
@@ -130,4 +136,40 @@ func TestIDMarkRunsAhead(t *testing.T) {
 			t.Fatalf("the mark is %q (%v), id %d is taken", b, err, last&^idTop)
 		}
 	}
+}
+
+// A topic that fills the memory goes to disk; its neighbours do not have to wait
+// for that disk.
+func TestShortMemoryIsForShortQueues(t *testing.T) {
+	w := newWorld(t, 1, 1, 1<<20, t.TempDir(), 1)
+	const budget = 8 << 20
+	w.b.pool = block.NewPool(budget)
+	w.b.shards[0].arena = block.NewArena(w.b.pool)
+	greedy, _ := w.b.Topic("greedy")
+	modest, _ := w.b.Topic("modest")
+	g, _ := greedy.Channel("c")
+	m, err := modest.Channel("c")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, q := w.producer(0), w.producer(0)
+	for range 400 {
+		w.round(0, func(s *Shard) { p.publish(s, greedy, 1000, 0) })
+		w.settle("accepted", func() bool { return !p.owed })
+	}
+	if used := w.b.Memory(); used > budget {
+		t.Errorf("%d bytes in use, the budget is %d", used, budget)
+	}
+	if total, backend := g.Depth(); total != 400_000 || backend == 0 {
+		t.Errorf("the greedy topic holds %d, %d of them on disk", total, backend)
+	}
+	w.round(0, func(s *Shard) { q.publish(s, modest, shortRing, 0) })
+	if _, backend := m.Depth(); backend != 0 {
+		t.Errorf("%d messages of the modest topic went to disk", backend)
+	}
+	w.round(0, func(s *Shard) { q.publish(s, modest, 1, 0) })
+	if _, backend := m.Depth(); backend != 1 {
+		t.Errorf("%d messages of the modest topic went to disk, want the one beyond its share", backend)
+	}
+	w.settle("written", w.quiet)
 }

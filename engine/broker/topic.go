@@ -71,7 +71,7 @@ type topicLocal struct {
 	waiters []*Publisher
 	queued  bool
 	view    *view    // at the end of a round: whom the batch is for; nil: the topic is going
-	forceAt int      // index of its decisions in Shard.force
+	roomAt  int      // index of its decisions in Shard.room
 	_       [64]byte // keep the shards apart
 }
 

@@ -164,11 +164,9 @@ func (p *Pool) Release(chunk uint32, n int64) {
 // Used returns the bytes of all chunks handed out, full or not.
 func (p *Pool) Used() int64 { return p.used.Load() }
 
-// Budget returns the limit given to NewPool in bytes, 0 for none.
+// Budget returns the limit given to NewPool in bytes, 0 for none. What to do when
+// Used comes near it is the caller's policy.
 func (p *Pool) Budget() int64 { return p.budget }
-
-// Over reports whether more is in use than the budget allows.
-func (p *Pool) Over() bool { return p.budget > 0 && p.used.Load() > p.budget }
 
 // SetMark sets what a chunk is marked with when it gets its first message from
 // now on. Marks ascend; a chunk's tells that nothing in it is older.
