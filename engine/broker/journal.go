@@ -51,10 +51,18 @@ const (
 // message: a round submits what it publishes before it pushes it, and what ended
 // before that. Nobody can therefore finish a message ahead of its record.
 
-// source is what a queue has finished of its backlog.
+// A message that changes places stands in both for a moment. A crash then brings
+// two copies, and the start has to know that they are one message. It does when one
+// of them is in the journal (see suspects). So whatever goes from the backlog to
+// another place in it is put into the journal first, and what goes from there to
+// the journal is finished there when the journal has it.
+
+// source is what a queue has finished of its backlog. replaced says that the
+// journal has the messages instead, once it is written.
 type source struct {
 	q         *queue
 	sequences []uint64
+	replaced  bool
 }
 
 // toJournal returns the round's batch.
@@ -212,9 +220,7 @@ func (s *Shard) journalPut(c *Channel, r block.Ref, dueWallNs int64) block.Ref {
 	}
 	s.b.put(s.toJournal(), c.q, r, dueWallNs)
 	if r.Aux&auxSequence != 0 {
-		sequences := []uint64{sequenceOf(s.b.pool, r)}
-		s.toJournal().FinishBacklog(c.q.journal, sequences)
-		s.sources = append(s.sources, source{c.q, sequences})
+		s.sources = append(s.sources, source{q: c.q, sequences: []uint64{sequenceOf(s.b.pool, r)}, replaced: true})
 	}
 	return dropSequence(r)
 }
@@ -234,7 +240,7 @@ func (s *Shard) gather() {
 				s.toJournal().FinishBacklog(q.journal, l.goneBelow)
 			}
 			if !q.ephemeral {
-				s.sources = append(s.sources, source{q, l.goneBelow})
+				s.sources = append(s.sources, source{q: q, sequences: l.goneBelow})
 			}
 			l.goneBelow = nil
 		}
@@ -255,8 +261,9 @@ func (s *Shard) gather() {
 const goneKeep = 1 << 14
 
 // submit gives the round's batch to the journal and tells t when it is written.
-// What ended in the backlogs is told to them behind that: a message that was
-// written anew must not end there before.
+// What ended in the backlogs is told to them behind that. For what was replaced
+// the journal is told only then, too: any part of a batch may be what a loss of
+// power leaves. (A FIN of such a message can be no earlier than in the same commit.)
 func (s *Shard) submit(t *ticket) {
 	sources := s.sources
 	s.sources = nil
@@ -276,6 +283,9 @@ func (s *Shard) submit(t *ticket) {
 	s.b.journal.Submit(batch, func(err error) {
 		if err == nil {
 			for _, src := range sources {
+				if src.replaced {
+					s.b.finishInJournal(src.q, src.sequences)
+				}
 				s.b.finishLater(src, segment)
 			}
 		}
@@ -309,13 +319,77 @@ func (b *Broker) finishBelow(q *queue, sequences []uint64) {
 		return
 	}
 	segment := b.segment()
+	b.finishInJournal(q, sequences)
+	q.cursor.Finish(sequences)
+	q.owe(segment)
+}
+
+// finishInJournal tells the journal that records in q's backlog are finished.
+func (b *Broker) finishInJournal(q *queue, sequences []uint64) {
 	if q.journal != nil {
 		batch := b.journal.Batch()
 		batch.FinishBacklog(q.journal, sequences)
 		b.journal.Submit(batch, nil)
 	}
-	q.cursor.Finish(sequences)
-	q.owe(segment)
+}
+
+// adoptJob puts into the journal what stands in a backlog and is about to be
+// written there once more, and waits for that.
+func (b *Broker) adoptJob(j *job) error {
+	var batch *mmapqueue.JournalBatch
+	for _, n := range j.want {
+		if n.q.journal == nil {
+			continue
+		}
+		for _, r := range j.refs[n.from:] {
+			if r.Aux&auxSequence == 0 {
+				continue
+			}
+			if batch == nil {
+				batch = b.journal.Batch()
+			}
+			b.put(batch, n.q, r, dueOf(b.pool, r))
+		}
+	}
+	if batch == nil {
+		return nil
+	}
+	return b.submitAndWait(batch)
+}
+
+func (b *Broker) submitAndWait(batch *mmapqueue.JournalBatch) error {
+	written := make(chan error, 1)
+	b.journal.Submit(batch, func(err error) { written <- err })
+	return <-written
+}
+
+// adoptRead makes messages that a topic's own queue has read from its backlog the
+// journal's: they go on to other queues, and the journal tells of that. It returns
+// their descriptors; when the journal fails they stay what they are.
+func (b *Broker) adoptRead(q *queue, refs []block.Ref) {
+	if len(refs) == 0 || q.journal == nil || q.owner.Load() != nil {
+		return
+	}
+	batch := b.journal.Batch()
+	f := b.foreign
+	adopted := make([]block.Ref, len(refs))
+	f.mu.Lock()
+	for i, r := range refs {
+		frame := frameOf(b.pool, r)
+		id, _ := wire.FrameID(frame)
+		adopted[i] = store(f.arena, id, wire.FrameTimestamp(frame), dueOf(b.pool, r), wire.FrameBody(frame))
+		adopted[i].Aux |= r.Aux & auxAttempts
+		b.put(batch, q, r, dueOf(b.pool, r))
+	}
+	f.mu.Unlock()
+	if err := b.submitAndWait(batch); err != nil {
+		b.diskFailed(err)
+		b.drop(nil, adopted)
+		return
+	}
+	b.finishBelow(q, b.sequences(refs))
+	b.drop(nil, refs)
+	copy(refs, adopted)
 }
 
 // finishSource tells the backlog that records are finished. It runs in the order
@@ -369,11 +443,13 @@ func (b *Broker) finishJournaled(q *queue, refs []block.Ref) {
 // n.q.mu.
 func (b *Broker) carried(j *job, n want) {
 	refs := j.refs[n.from:]
-	if n.journaled {
-		b.finishJournaled(n.q, refs)
-	}
 	if j.from == nil {
 		b.finishBelow(n.q, b.sequences(refs))
+	}
+	if n.q.journal != nil {
+		batch := b.journal.Batch()
+		batch.Finish(n.q.journal, b.idsOf(refs))
+		b.journal.Submit(batch, nil)
 	}
 }
 

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"os"
+	"path/filepath"
 	"runtime"
 	"sync"
 	"testing"
@@ -43,15 +45,27 @@ func (w *world) Do(i int, f func()) {
 }
 
 func newWorld(t *testing.T, seed uint64, shards, mem int, dir string, mark uint64) *world {
+	return newWorldWith(t, seed, shards, mem, dir, mark, DurabilityMemory)
+}
+
+// newWorldWith is newWorld in one of the modes. In one with a journal the broker
+// is opened.
+func newWorldWith(t *testing.T, seed uint64, shards, mem int, dir string, mark uint64, d Durability) *world {
 	w := &world{t: t, seed: seed, rng: rand.New(rand.NewPCG(seed, 7)), now: int64(time.Hour)}
 	w.woken, w.calls = make([]bool, shards), make([][]func(), shards)
 	w.b = New(Options{
 		Shards: shards, MemQueueSize: mem, DataPath: dir, MaxMsgTimeout: int64(time.Hour),
 		Wall: func() int64 { return w.now + wallOffset }, Waker: w,
-		Log: mmapqueue.Options{SyncEvery: -1, SyncTimeout: -1},
+		Log:        mmapqueue.Options{SyncEvery: -1, SyncTimeout: -1},
+		Durability: d, Journal: mmapqueue.JournalOptions{SegmentBytes: 64 << 10}, JournalBudget: 256 << 10,
 	}, mark)
 	for _, s := range w.b.shards {
 		s.Start(w.now, w.now+wallOffset, func(uint32) {})
+	}
+	if d != DurabilityMemory {
+		if err := w.b.Open(); err != nil {
+			t.Fatal(err)
+		}
 	}
 	return w
 }
@@ -251,14 +265,73 @@ func TestModel(t *testing.T) {
 	seeds := uint64(24)
 	for seed := range seeds {
 		for _, mem := range []int{0, 1, 8, 1000} {
-			runModel(t, seed*4+uint64(mem%7), mem)
+			runModel(t, seed*4+uint64(mem%7), mem, DurabilityMemory)
 		}
 	}
 }
 
-func runModel(t *testing.T, seed uint64, mem int) {
+// TestModelWithJournal is TestModel in process mode, with crashes: copies of the
+// directory hold all that the broker holds, and nothing else.
+func TestModelWithJournal(t *testing.T) {
+	seeds := uint64(8)
+	for seed := range seeds {
+		for _, mem := range []int{1, 8, 1000} {
+			runModel(t, 1000+seed*4+uint64(mem%7), mem, DurabilityProcess)
+		}
+	}
+}
+
+// crashed compares a broker that stands still with one that finds a copy of its
+// directory.
+func (w *world) crashed(dir string) {
+	if err := w.b.journal.Flush(); err != nil {
+		w.fatal("journal: %v", err)
+	}
+	copied := filepath.Join(w.t.TempDir(), "copy")
+	if err := os.CopyFS(copied, os.DirFS(dir)); err != nil {
+		w.fatal("%v", err)
+	}
+	now := w.now
+	other := newWorldWith(w.t, w.seed, 1, 5, copied, w.b.ids.next.Load(), DurabilityProcess)
+	other.now = now
+	other.settle("recovered", other.quiet)
+	other.round(0, nil)
+	for _, t := range w.b.Topics() {
+		found := other.b.Find([]byte(t.name))
+		if found == nil {
+			w.fatal("topic %s is gone", t.name)
+		}
+		held, _ := t.Depth()
+		if got, _ := found.Depth(); got != held && len(t.Channels()) == 0 {
+			w.fatal("after the crash the topic holds %d messages, want %d", got, held)
+		}
+		for _, c := range t.Channels() {
+			p, err := c.Places()
+			if err != nil {
+				return // something moves after all
+			}
+			fc := found.Find(c.name)
+			if fc == nil {
+				w.fatal("channel %s is gone", c.name)
+			}
+			q, err := fc.Places()
+			if err != nil {
+				w.fatal("after the crash: %v", err)
+			}
+			if p.held() != q.held() {
+				w.fatal("channel %s: %d messages after the crash, want %d: %+v, %+v", c.name, q.held(), p.held(), q, p)
+			}
+		}
+	}
+	if err := other.b.Close(); err != nil {
+		w.fatal("close the copy: %v", err)
+	}
+}
+
+func runModel(t *testing.T, seed uint64, mem int, d Durability) {
 	shards := 1 + int(seed%3)
-	w := newWorld(t, seed, shards, mem, t.TempDir(), 1)
+	dir := t.TempDir()
+	w := newWorldWith(t, seed, shards, mem, dir, 1, d)
 	topic, err := w.b.Topic("t")
 	if err != nil {
 		t.Fatal(err)
@@ -436,6 +509,11 @@ func runModel(t *testing.T, seed uint64, mem int) {
 			w.blocking("sweep", func() { w.b.Sweep(w.now, true) })
 			if w.rng.IntN(2) == 0 {
 				w.blocking("sweep again", func() { w.b.Sweep(w.now+agedNs, true) })
+			}
+		case 20:
+			if d != DurabilityMemory && w.rng.IntN(4) == 0 {
+				w.settle("standing still", func() bool { w.drain(); return w.quiet() })
+				w.crashed(dir)
 			}
 		default:
 			w.round(w.rng.IntN(shards), nil)

@@ -305,7 +305,7 @@ func (f *foreign) move(t *Topic, v *view, refs []block.Ref) {
 		refs = refs[n:]
 		room := to.decide(nil, b.memory())
 		switch {
-		case read:
+		case read: // without a journal, or it failed
 			f.moveRead(t, v.hold, to, part)
 			continue
 		case v.hold.journal == nil:

@@ -201,6 +201,7 @@ func (q *queue) refillStep(b *Broker) (moved int) {
 	}
 	if len(q.left) < room && q.cursor != nil && q.cursor.Depth() > 0 {
 		var again []uint64
+		before := len(q.left)
 		_, err := q.cursor.Read(room-len(q.left), func(r *mmapqueue.Record) {
 			if q.suspects.known(r) {
 				again = append(again, r.Sequence)
@@ -216,6 +217,7 @@ func (q *queue) refillStep(b *Broker) (moved int) {
 		if err != nil {
 			b.diskFailed(err)
 		}
+		b.adoptRead(q, q.left[before:])
 	}
 	moved = q.ring.TryPush(q.left[:min(room, len(q.left))])
 	if len(q.left) > 2*refillBatch {

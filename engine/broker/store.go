@@ -308,7 +308,7 @@ func (t *Topic) save(q *queue, more []saved) error {
 	if err := t.writer.write(&j); err != nil {
 		return err
 	}
-	t.b.finishSource(source{q, t.b.sequences(j.refs)})
+	t.b.finishSource(source{q: q, sequences: t.b.sequences(j.refs)})
 	return nil
 }
 

@@ -178,6 +178,11 @@ func stands(j *job) bool {
 // not stand there. Nobody reads the backlog meanwhile: what a consumer did with
 // the message, finish it or put it off, must be the last word about it.
 func (w *writer) replace(j *job) {
+	if err := w.b.adoptJob(j); err != nil {
+		w.b.diskFailed(err)
+		w.settle(j, err)
+		return
+	}
 	for _, n := range j.want {
 		n.q.mu.Lock()
 	}
