@@ -24,7 +24,7 @@ type Options struct {
 	Log                 mmapqueue.Options // for the backlogs
 	Durability          Durability        // what the death of the process may take
 	Journal             mmapqueue.JournalOptions
-	JournalBudget       int64        // bytes that the journal may take before old messages make way; 0: a default
+	JournalBudget       int64        // bytes that the journal may take before old messages make way; 0: by the memory in use
 	Wall                func() int64 // wall clock, ns
 	Waker               Waker
 	Changed             func(ephemeral bool)                    // a topic or channel came, went or was paused; must not block
@@ -65,7 +65,8 @@ type Broker struct {
 // backlogsDir is the folder of all topics' backlogs in the data path.
 const backlogsDir = "zsq"
 
-// What a journal takes by default.
+// What a journal takes by default; the budget is at least twice the memory that
+// messages use, so that what is written again is less than what is new.
 const (
 	journalSegment = 64 << 20
 	journalBudget  = 512 << 20
@@ -78,7 +79,6 @@ const writersMax = 16
 // below it have been used by earlier runs.
 func New(o Options, idMark uint64) *Broker {
 	o.Journal.SegmentBytes = cmp.Or(o.Journal.SegmentBytes, journalSegment)
-	o.JournalBudget = cmp.Or(o.JournalBudget, journalBudget)
 	if o.MemQueueSize == 0 {
 		o.Durability = max(o.Durability, DurabilityProcess)
 	}

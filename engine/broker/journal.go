@@ -527,8 +527,11 @@ func (b *Broker) trimJournal() {
 		count, _ = j.Segments()
 	}
 	keep := uint64(0)
-	size := max(b.opts.Journal.SegmentBytes, 1)
-	if most := max(b.opts.JournalBudget, 2*b.pool.Used()) / size; int64(count) > most+1 {
+	budget := b.opts.JournalBudget
+	if budget == 0 {
+		budget = max(journalBudget, 2*b.pool.Used())
+	}
+	if most := budget / b.opts.Journal.SegmentBytes; int64(count) > most+1 {
 		keep = j.Segment() - uint64(most/2)
 	}
 	b.keepFrom.Store(keep)

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io/fs"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -288,7 +289,13 @@ func (w *world) crashed(dir string) {
 		w.fatal("journal: %v", err)
 	}
 	copied := filepath.Join(w.t.TempDir(), "copy")
-	if err := os.CopyFS(copied, os.DirFS(dir)); err != nil {
+	err := os.CopyFS(copied, os.DirFS(dir))
+	for try := 0; errors.Is(err, fs.ErrNotExist) && try < 9; try++ {
+		// A background sync replaced a file meanwhile.
+		copied += "'"
+		err = os.CopyFS(copied, os.DirFS(dir))
+	}
+	if err != nil {
 		w.fatal("%v", err)
 	}
 	now := w.now
