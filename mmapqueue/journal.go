@@ -88,7 +88,8 @@ type Journal struct {
 	sequence uint64            // of the next record
 	keep     []byte            // drafts of a failed batch that must not be lost
 	keepUses []*JournalGroup
-	gather   []byte
+	gather   []byte // what goes to the segment with one write, unless it is direct
+	direct   []byte // the only batch of that write, as it is
 	newFiles bool       // a file was created since the directory was synced
 	last     journalRun // of the commit under way
 	probing  atomic.Bool
@@ -392,7 +393,7 @@ func (r *journalRun) add(b *JournalBatch) error {
 	}
 	s := j.open
 	if len(r.placed) == 0 {
-		r.start, j.gather = s.end, j.gather[:0]
+		r.start, j.gather, j.direct = s.end, j.gather[:0], nil
 	}
 	for _, g := range b.forced {
 		g.definedIn = 0
@@ -410,7 +411,15 @@ func (r *journalRun) add(b *JournalBatch) error {
 		at += seal(b.buf[at:], j.sequence, s.end+int64(at), s.salt)
 		j.sequence++
 	}
-	j.gather = append(j.gather, b.buf...)
+	switch {
+	case len(j.gather) == 0 && j.direct == nil:
+		j.direct = b.buf
+	case len(j.direct) > 0:
+		j.gather = append(append(j.gather, j.direct...), b.buf...)
+		j.direct = j.direct[:0]
+	default:
+		j.gather = append(j.gather, b.buf...)
+	}
 	s.end += int64(len(b.buf))
 	r.placed = append(r.placed, p)
 	r.all = append(r.all, p)
@@ -436,6 +445,10 @@ func (r *journalRun) need(b *JournalBatch, fresh bool) int64 {
 func (r *journalRun) define(s *journalSegment, g *JournalGroup) {
 	j := r.j
 	body := g.define(nil)
+	if len(j.direct) > 0 {
+		j.gather = append(j.gather, j.direct...)
+		j.direct = j.direct[:0]
+	}
 	for range 2 {
 		at := len(j.gather)
 		j.gather = slices.Grow(j.gather, int(recordSize(len(body))))[:at+int(recordSize(len(body)))]
@@ -452,9 +465,14 @@ func (r *journalRun) write() {
 		return
 	}
 	j, s := r.j, r.j.open
-	n, err := s.f.WriteAt(j.gather, r.start)
+	bytes := j.gather
+	if len(j.direct) > 0 {
+		bytes = j.direct
+	}
+	j.direct = nil
+	n, err := s.f.WriteAt(bytes, r.start)
 	if err != nil {
-		err = fmt.Errorf("mmapqueue: write %d bytes to %s, %d written: %w", len(j.gather), s.path, n, err)
+		err = fmt.Errorf("mmapqueue: write %d bytes to %s, %d written: %w", len(bytes), s.path, n, err)
 		for i := range r.placed {
 			p := &r.placed[i]
 			j.failed(p.b, p.offset, s.salt, err)
