@@ -430,7 +430,7 @@ func TestCrash(t *testing.T) {
 		rounds = n
 	}
 	for _, mode := range []string{"process", "disk"} {
-		for _, mem := range []int{10_000, 50} {
+		for _, mem := range []int{10_000, 50, 0} {
 			t.Run(fmt.Sprintf("%s/mem=%d", mode, mem), func(t *testing.T) {
 				crash(t, mode, mem, rounds, uint64(mem))
 			})

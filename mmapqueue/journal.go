@@ -88,8 +88,8 @@ type Journal struct {
 	sequence uint64            // of the next record
 	keep     []byte            // drafts of a failed batch that must not be lost
 	keepUses []*JournalGroup
-	gather   []byte // what goes to the segment with one write, unless it is direct
-	direct   []byte // the only batch of that write, as it is
+	gather   []byte     // what goes to the segment with one write, unless it is direct
+	direct   []byte     // the only batch of that write, as it is
 	newFiles bool       // a file was created since the directory was synced
 	last     journalRun // of the commit under way
 	probing  atomic.Bool

@@ -108,8 +108,10 @@ func (m *jmodel) step() {
 			b.Use(g.g)
 			for range 1 + m.rng.IntN(8) {
 				m.lastID++
-				msg := jmessage{m.lastID, int64(m.rng.IntN(2)) * m.rng.Int64(), uint16(m.rng.IntN(5)),
-					fmt.Sprintf("body %d %s", m.lastID, bytes.Repeat([]byte("y"), m.rng.IntN(120))), segment}
+				msg := jmessage{
+					m.lastID, int64(m.rng.IntN(2)) * m.rng.Int64(), uint16(m.rng.IntN(5)),
+					fmt.Sprintf("body %d %s", m.lastID, bytes.Repeat([]byte("y"), m.rng.IntN(120))), segment,
+				}
 				b.Message(g.g, msg.id, int64(msg.id)*7, msg.due, msg.attempts, []byte(msg.body))
 				for _, q := range g.of {
 					q.messages, q.defined = append(q.messages, msg), true

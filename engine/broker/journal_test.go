@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -86,6 +87,73 @@ func TestJournalStaysSmall(t *testing.T) {
 	if n, _ := behind.Depth(); n != 2700 {
 		t.Errorf("%d messages lag, want 2700", n)
 	}
+	if err := w.b.Close(); err != nil {
+		t.Fatal(err)
+	}
+
+	// A clean stop leaves no journal, and all of it in the backlogs.
+	if n := journalFiles(t, dir); n != 0 {
+		t.Errorf("the journal has %d files after a clean stop, want none", n)
+	}
+	w = newWorldWith(t, 1, 1, 1000, dir, w.b.ids.next.Load(), DurabilityProcess)
+	w.b.EndRestore()
+	for name, want := range map[string]int64{"old/idle": 15, "old/held": 15, "lagging/behind": 2700} {
+		topic, channel, _ := strings.Cut(name, "/")
+		c := w.b.Find([]byte(topic)).Find(channel)
+		if c == nil {
+			t.Errorf("channel %s is gone", name)
+			continue
+		}
+		if p, err := c.Places(); err != nil || p.held() != want {
+			t.Errorf("%s holds %d messages (%v), want %d", name, p.held(), err, want)
+		}
+	}
+	w.settle("standing still", w.quiet)
+	if err := w.b.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// What is deleted stays so through a crash, and its name can be used again.
+func TestJournalKnowsDeaths(t *testing.T) {
+	dir := t.TempDir()
+	w := newWorldWith(t, 1, 1, 10, dir, 1, DurabilityProcess)
+	p := w.producer(0)
+	make3 := func(topic string) *Topic {
+		t.Helper()
+		tp, err := w.b.Topic(topic)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range []string{"a", "b"} {
+			if _, err := tp.Channel(c); err != nil {
+				t.Fatal(err)
+			}
+		}
+		w.round(0, func(s *Shard) { p.publish(s, tp, 30, 0) })
+		w.settle("answer", func() bool { return !p.owed && w.quiet() })
+		return tp
+	}
+	kept := make3("kept")
+	make3("gone")
+	make3("again")
+	w.blocking("delete", func() {
+		if err := errors.Join(w.b.DeleteTopic("gone"), w.b.DeleteTopic("again"), w.b.DeleteChannel("kept", "b")); err != nil {
+			t.Error(err)
+		}
+	})
+	make3("again")
+	w.blocking("empty", func() { kept.Find("a").Empty() })
+	w.settle("standing still", w.quiet)
+	w.crashed(dir)
+	w.blocking("delete", func() {
+		if err := w.b.DeleteChannel("kept", "a"); err != nil {
+			t.Error(err)
+		}
+	})
+	w.round(0, func(s *Shard) { p.publish(s, kept, 30, 0) })
+	w.settle("answer", func() bool { return !p.owed && w.quiet() })
+	w.crashed(dir)
 	if err := w.b.Close(); err != nil {
 		t.Fatal(err)
 	}

@@ -330,6 +330,17 @@ func (w *world) crashed(dir string) {
 			}
 		}
 	}
+	for _, t := range other.b.Topics() {
+		was := w.b.Find([]byte(t.name))
+		if was == nil {
+			w.fatal("topic %s is back from the dead", t.name)
+		}
+		for _, c := range t.Channels() {
+			if was.Find(c.name) == nil {
+				w.fatal("channel %s is back from the dead", c.name)
+			}
+		}
+	}
 	if err := other.b.Close(); err != nil {
 		w.fatal("close the copy: %v", err)
 	}

@@ -28,7 +28,6 @@ const journalDir = "journal"
 // goes from the journal, before step 4 is done.
 type recovery struct {
 	queues map[string][]*mmapqueue.RecoveredQueue // by topic
-	loads  []load
 }
 
 // load is a message to be brought back.
