@@ -152,6 +152,7 @@ func (e *Engine) openBroker() error {
 	if err != nil {
 		return err
 	}
+	leaveNote(e.dataPath())
 	e.meta = newMetadata(filepath.Join(e.dataPath(), "nsqd.dat"), e)
 	e.broker = broker.New(broker.Options{
 		Shards:              len(e.handlers),
@@ -167,6 +168,7 @@ func (e *Engine) openBroker() error {
 		Log: mmapqueue.Options{
 			SyncEvery:   e.opts.SyncEvery,
 			SyncTimeout: e.opts.SyncTimeout,
+			Budget:      mmapqueue.NewBudget(e.opts.MaxBacklogBytes, e.opts.MaxBacklogBytesPerTopic),
 			Logf:        func(format string, args ...any) { e.log.printf(LogError, format, args...) },
 		},
 		Wall:    func() int64 { return time.Now().UnixNano() },

@@ -103,3 +103,47 @@ func TestShutdownClosesClients(t *testing.T) {
 		}
 	}
 }
+
+// TestBacklogLimit shows what producers are told when the backlog has reached its
+// limit, and that they are served again once it was drained.
+func TestBacklogLimit(t *testing.T) {
+	o := options(t)
+	o.MemQueueSize, o.MaxBacklogBytes = 10, 100_000
+	e := start(t, o)
+	c := greet(t, e, sub("t", "c"))
+	c.want("OK")
+	p := greet(t, e)
+	accepted := 0
+	for answer := "OK"; answer == "OK"; accepted++ {
+		p.send(pub("t", strings.Repeat("x", 1000)))
+		if answer = p.next(); answer != "OK" && !strings.HasPrefix(answer, "E_PUB_FAILED PUB failed") {
+			t.Fatalf("beyond the limit: %q", answer)
+		}
+		if accepted > 200 {
+			t.Fatal("there is no limit")
+		}
+	}
+	accepted--
+	r, err := http.Post("http://"+e.HTTPAddr().String()+"/pub?topic=t", "text/plain", strings.NewReader(strings.Repeat("x", 60_000)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = r.Body.Close()
+	if r.StatusCode != http.StatusServiceUnavailable {
+		t.Errorf("POST /pub beyond the limit: %s", r.Status)
+	}
+	r, err = http.Get("http://" + e.HTTPAddr().String() + "/ping")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = r.Body.Close()
+	if r.StatusCode != http.StatusOK {
+		t.Errorf("GET /ping: %s", r.Status)
+	}
+	c.send("RDY 100\n")
+	for range accepted {
+		c.send(fin(idOf(t, c.message())))
+	}
+	post(t, e, "/pub?topic=t", "after")
+	c.want("message after")
+}

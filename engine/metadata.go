@@ -127,7 +127,8 @@ func replaceFile(path string, b []byte) error {
 }
 
 // load brings the topics and channels of the file back. A missing file is a
-// fresh start.
+// fresh start. One that cannot be understood is kept under another name: topics
+// and channels with messages are found from their backlogs.
 func (m *metadata) load(b *broker.Broker) error {
 	raw, err := os.ReadFile(m.path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -138,7 +139,11 @@ func (m *metadata) load(b *broker.Broker) error {
 	}
 	var file metaFile
 	if err := json.Unmarshal(raw, &file); err != nil {
-		return fmt.Errorf("failed to load metadata - failed to parse metadata in %s - %w", m.path, err)
+		m.e.log.printf(LogError, "failed to parse metadata in %s, kept as %s.bad - %s", m.path, m.path, err)
+		if err := os.Rename(m.path, m.path+".bad"); err != nil {
+			return fmt.Errorf("failed to load metadata - %w", err)
+		}
+		return nil
 	}
 	for _, t := range file.Topics {
 		if !wire.ValidName(t.Name) {

@@ -96,11 +96,13 @@ type Options struct {
 
 	// The rest is zsq's own.
 
-	Durability  Durability    // what the death of the process and a loss of power may take
-	Loops       int           // event loops; 0: see LoopCount
-	MemoryLimit int64         // bytes for messages in memory; 0: see MemoryBudget
-	OutputLimit int64         // bytes a connection may owe its reader
-	ReapTimeout time.Duration // how long a stalled HTTP request or handshake may take
+	Durability                               Durability    // what the death of the process and a loss of power may take
+	Loops                                    int           // event loops; 0: see LoopCount
+	MemoryLimit                              int64         // bytes for messages in memory; 0: see MemoryBudget
+	MaxBacklogBytes, MaxBacklogBytesPerTopic int64         // on disk; 0 is no limit
+	ExportUpstream                           string        // where to write the data path for upstream's nsqd, instead of serving
+	OutputLimit                              int64         // bytes a connection may owe its reader
+	ReapTimeout                              time.Duration // how long a stalled HTTP request or handshake may take
 }
 
 // NewOptions returns upstream's defaults and, for our own settings, ours. The
@@ -236,6 +238,8 @@ func (o *Options) validateRanges() error {
 		{o.Loops >= 0, "--loops must be >= 0"},
 		{o.MemoryLimit >= 0, "--memory-limit must be >= 0"},
 		{o.OutputLimit > 0, "--output-limit must be > 0"},
+		{o.MaxBacklogBytes >= 0, "--max-backlog-bytes must not be negative"},
+		{o.MaxBacklogBytesPerTopic >= 0, "--max-backlog-bytes-per-topic must not be negative"},
 		{o.ReapTimeout > 0, "--reap-timeout must be > 0"},
 	} {
 		if !c.ok {
@@ -375,7 +379,10 @@ func (o *Options) Fields() []Field {
 		{Flag: "enable-experiment", Usage: "name of an experimental feature (may be given several times)", Ptr: &o.Experiments},
 
 		{Own: true, Flag: "durability", Usage: "what an accepted message survives: memory (a clean stop), process (kill -9), disk (a loss of power)", Ptr: &o.Durability},
+		{Own: true, Flag: "export-upstream", Usage: "write everything in the data path into this empty directory, for upstream's nsqd, and end", Ptr: &o.ExportUpstream},
 		{Own: true, Flag: "loops", Usage: "event loops (default 0, one less than the cores)", Ptr: &o.Loops},
+		{Own: true, Flag: "max-backlog-bytes", Usage: "bytes that the backlogs of all topics may take on disk; beyond it publishes are refused (default 0, no limit)", Ptr: &o.MaxBacklogBytes},
+		{Own: true, Flag: "max-backlog-bytes-per-topic", Usage: "the same for each topic", Ptr: &o.MaxBacklogBytesPerTopic},
 		{Own: true, Flag: "memory-limit", Usage: "bytes for messages in memory (default 0, a quarter of the memory there is)", Ptr: &o.MemoryLimit},
 		{Own: true, Flag: "output-limit", Usage: "bytes a client may leave unread before it is served no more", Ptr: &o.OutputLimit},
 		{Own: true, Flag: "reap-timeout", Usage: "time after which a stalled HTTP request is cut off", Ptr: &o.ReapTimeout},

@@ -37,8 +37,16 @@ type Options struct {
 	// that failed. It must be safe for concurrent use. The default drops it.
 	Logf func(format string, args ...any)
 
+	// Budget bounds the bytes on disk, of several logs perhaps. The default is no
+	// limit.
+	Budget *Budget
+
 	// FS is where the log lies. The default is OS.
 	FS FS
+
+	// spareMin is the size from which a segment that nobody needs is kept to be
+	// written again; smaller ones are not worth it.
+	spareMin int64
 }
 
 const (
@@ -51,6 +59,20 @@ const (
 
 	// syncAtOnce is the size from which a sealed segment is synced at once.
 	syncAtOnce = 4 << 20
+
+	// sizeShallow is how large segments of a log become that is read as fast as
+	// it is written. Beyond it a segment is half of what lies in the log: such a
+	// log turns in few pages, which stay in the processor's cache.
+	sizeShallow = 16 << 20
+
+	// sparesMax is how many segments that nobody needs are kept to be written again.
+	sparesMax = 2
+	spareMin  = 1 << 20
+
+	// coldDistance is how many bytes in front of every reader the system may
+	// keep in memory. What is written farther away is given up as soon as it is
+	// synced, so that a backlog of gigabytes passes through a few pages.
+	coldDistance = 256 << 20
 )
 
 func (o *Options) defaults() {
@@ -69,6 +91,9 @@ func (o *Options) defaults() {
 	}
 	if o.Logf == nil {
 		o.Logf = func(string, ...any) {}
+	}
+	if o.spareMin == 0 {
+		o.spareMin = spareMin
 	}
 	if o.FS == nil {
 		o.FS = OS
@@ -97,23 +122,27 @@ type Backlog struct {
 	bytes  atomic.Int64 // size of all files of segments
 	broken atomic.Int64 // damaged places found
 
-	mu       sync.Mutex
-	closed   bool
-	onDisk   bool       // the directory exists
-	segments []*segment // ascending by number; the open one is last
-	open     *segment   // takes records; nil until the next append makes one
-	unsynced []*segment // sealed, with f still open
-	cursors  []*Cursor
-	lastID   uint32 // of all cursors there ever were
-	number   uint64 // of the next segment
-	sequence uint64 // of the next record
-	sizeNext int64  // of the next segment
-	ops      int64  // records appended and read since the last sync
-	moved    bool   // a cursor has moved since the cursor file was written
-	newFiles bool   // a file was created since the directory was synced
-	timer    *time.Timer
-	armed    bool           // timer will run
-	reading  sync.WaitGroup // Reads under way; none is added once closed
+	mu           sync.Mutex
+	closed       bool
+	onDisk       bool       // the directory exists
+	segments     []*segment // ascending by number; the open one is last
+	open         *segment   // takes records; nil until the next append makes one
+	unsynced     []*segment // sealed, with f still open
+	cursors      []*Cursor
+	lastID       uint32     // of all cursors there ever were
+	number       uint64     // of the next segment
+	sequence     uint64     // of the next record
+	sizeNext     int64      // of the next segment
+	spares       []*segment // files for segments to come; they have no place in the log
+	ops          int64      // records appended, read and finished since the last sync
+	quiet        bool       // nothing happened since the last sync by the timer
+	moved        bool       // a cursor has moved since the cursor file was written
+	adoptedMoved bool       // the list of adopted files has changed since it was written
+	newFiles     bool       // a file was created since the directory was synced
+	adoptedFrom  string     // the directory of the adopted files
+	timer        *time.Timer
+	armed        bool           // timer will run
+	reading      sync.WaitGroup // Reads under way; none is added once closed
 }
 
 // Open returns the log in dir, with all records and cursors that the last run
@@ -261,21 +290,17 @@ func (b *Backlog) newSegment(need int64) (*segment, error) {
 	copy(front, s.header())
 	s.end, s.next = s.encode(front[segmentStart:], names, segmentStart, s.next)
 
-	f, err := b.o.FS.Create(s.path, s.size)
-	if err != nil && s.size > need {
-		s.size = need
-		f, err = b.o.FS.Create(s.path, s.size)
+	if !b.reuse(s, need, front) {
+		room := b.o.Budget.room(b.bytes.Load())
+		if room < need {
+			return nil, ErrFull
+		}
+		s.size = min(s.size, room)
+		if err := b.create(s, need, front); err != nil {
+			return nil, err
+		}
 	}
-	if err != nil {
-		return nil, fmt.Errorf("mmapqueue: create segment: %w", err)
-	}
-	if _, err := f.WriteAt(front, 0); err != nil {
-		f.Close()
-		b.o.FS.Remove(s.path)
-		return nil, fmt.Errorf("mmapqueue: write header of %s: %w", s.path, err)
-	}
-	s.f = f
-	b.bytes.Add(s.size)
+	b.grow(s.size)
 
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -284,8 +309,106 @@ func (b *Backlog) newSegment(need int64) (*segment, error) {
 	// Not before: a background sync puts cursors that have read everything at the
 	// segment of the next number, and that must not be the one behind this.
 	b.number = s.number + 1
-	b.sizeNext = min(max(b.sizeNext, s.size)*2, b.o.SegmentBytesMax)
+	half := b.bytes.Load() / 2
+	b.sizeNext = min(max(b.sizeNext*2, b.o.SegmentBytesMin), max(half, sizeShallow), b.o.SegmentBytesMax)
 	return s, nil
+}
+
+// create makes the file of s, of s.size bytes or, where there is no room for so
+// many, of need, and writes its front.
+func (b *Backlog) create(s *segment, need int64, front []byte) error {
+	f, err := b.o.FS.Create(s.path, s.size)
+	if err != nil && s.size > need {
+		b.dropSpares()
+		s.size = need
+		f, err = b.o.FS.Create(s.path, s.size)
+	}
+	if err != nil {
+		return fmt.Errorf("mmapqueue: create segment: %w", err)
+	}
+	if _, err := f.WriteAt(front, 0); err != nil {
+		f.Close()
+		b.o.FS.Remove(s.path)
+		return fmt.Errorf("mmapqueue: write header of %s: %w", s.path, err)
+	}
+	s.f = f
+	return nil
+}
+
+// reuse makes s of a spare file whose size is about right and reports whether it
+// did. The front is written before the file gets its name: under that name the
+// old front would be another segment's.
+func (b *Backlog) reuse(s *segment, need int64, front []byte) bool {
+	b.mu.Lock()
+	i := slices.IndexFunc(b.spares, func(o *segment) bool { return o.size >= need && o.size >= s.size/2 })
+	if i < 0 {
+		b.mu.Unlock()
+		b.dropSpares() // of another time, or cut at their seals too often
+		return false
+	}
+	o := b.spares[i]
+	b.spares = slices.Delete(b.spares, i, i+1)
+	b.mu.Unlock()
+	_, err := o.f.WriteAt(front, 0)
+	if err == nil {
+		err = b.o.FS.Rename(o.path, s.path)
+	}
+	if err != nil {
+		b.o.Logf("mmapqueue: use %s again: %v", o.path, err)
+		b.removeSpare(o)
+		return false
+	}
+	s.f, s.size = o.f, o.size
+	b.grow(-o.size)
+	return true
+}
+
+// retire keeps the file of s, which is off the list, for a segment to come, and
+// reports whether it did. No start takes the file for a segment.
+func (b *Backlog) retire(s *segment) bool {
+	b.mu.Lock()
+	keep := !b.closed && b.onDisk && s.foreign == nil && len(b.spares) < sparesMax && !s.damaged && !s.failed &&
+		s.readers == 0 && s.size >= b.o.spareMin && s.size <= max(b.sizeNext*2, b.o.spareMin)
+	b.mu.Unlock()
+	if !keep {
+		return false
+	}
+	o := &segment{path: s.path + spareSuffix, size: s.size, f: s.f}
+	if o.f == nil {
+		f, err := b.o.FS.Open(s.path, true)
+		if err != nil {
+			return false
+		}
+		o.f = f
+	}
+	if err := b.o.FS.Rename(s.path, o.path); err != nil {
+		o.f.Close()
+		s.f = nil
+		return false
+	}
+	b.mu.Lock()
+	b.spares = append(b.spares, o)
+	b.mu.Unlock()
+	return true
+}
+
+// dropSpares removes the files that are kept to be used again.
+func (b *Backlog) dropSpares() {
+	b.mu.Lock()
+	spares := b.spares
+	b.spares = nil
+	b.mu.Unlock()
+	for _, o := range spares {
+		b.removeSpare(o)
+	}
+}
+
+func (b *Backlog) removeSpare(o *segment) {
+	o.f.Close()
+	b.grow(-o.size)
+	if err := b.o.FS.Remove(o.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		b.o.Logf("mmapqueue: remove spare: %v", err)
+	}
 }
 
 // makeDir creates the directory, and in it the cursors: were they missing after
@@ -320,7 +443,7 @@ func (b *Backlog) sealOpen() {
 	if err != nil {
 		b.o.Logf("mmapqueue: seal %s: %v", s.path, err)
 	}
-	b.bytes.Add(size - s.size)
+	b.grow(size - s.size)
 	b.mu.Lock()
 	s.size, s.sealed, b.open = size, true, nil
 	b.unsynced = append(b.unsynced, s)
@@ -344,7 +467,14 @@ func (b *Backlog) reap() (gone []*segment) {
 		}
 	}
 	b.segments = slices.DeleteFunc(b.segments, func(s *segment) bool {
-		if !s.sealed || s.number >= oldest {
+		needed := !s.sealed || s.number >= oldest
+		if s.foreign != nil {
+			needed = slices.ContainsFunc(b.cursors, func(c *Cursor) bool {
+				return c.id == s.foreign.cursor && !c.idle() && c.oldest() <= s.number
+			})
+			b.adoptedMoved = b.adoptedMoved || !needed
+		}
+		if needed {
 			return false
 		}
 		gone = append(gone, s)
@@ -376,16 +506,22 @@ func (b *Backlog) unmap(s *segment) {
 // damaged one is kept under another name for whoever wants to look.
 func (b *Backlog) discard(gone []*segment) {
 	for _, s := range gone {
+		if b.retire(s) {
+			continue
+		}
 		if s.f != nil {
 			s.f.Close()
 		}
-		b.bytes.Add(-s.size)
+		b.grow(-s.size)
 		remove := b.o.FS.Remove
 		if s.damaged {
 			remove = func(path string) error { return b.o.FS.Rename(path, path+badSuffix) }
 		}
 		if err := remove(s.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			b.o.Logf("mmapqueue: discard segment: %v", err)
+		}
+		if s.foreign != nil {
+			b.forgetMeta(s)
 		}
 	}
 }
@@ -394,6 +530,7 @@ func (b *Backlog) discard(gone []*segment) {
 // caller holds mu.
 func (b *Backlog) touch(n int) {
 	b.ops += int64(n)
+	b.quiet = false
 	switch {
 	case b.closed:
 	case b.o.SyncEvery > 0 && b.ops >= b.o.SyncEvery:
@@ -416,7 +553,28 @@ func (b *Backlog) arm(d time.Duration) {
 		if err := b.Sync(); err != nil && !errors.Is(err, ErrClosed) {
 			b.o.Logf("%v", err)
 		}
+		if b.rests() {
+			b.Trim()
+		}
 	})
+}
+
+// rests reports whether nothing has happened for a while to a log that nobody
+// needs anything of; it has the timer look again while that is not known.
+func (b *Backlog) rests() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.closed || !b.onDisk || slices.ContainsFunc(b.cursors, func(c *Cursor) bool { return !c.idle() }) {
+		return false
+	}
+	if b.quiet {
+		return true
+	}
+	b.quiet = true
+	if !b.armed && b.o.SyncTimeout > 0 {
+		b.arm(b.o.SyncTimeout)
+	}
+	return false
 }
 
 // Sync returns when everything appended and read before the call is on the disk.
@@ -451,7 +609,10 @@ func (b *Backlog) sync() error {
 
 	var first error
 	for i, s := range todo {
-		err := s.f.Datasync()
+		b.mu.Lock()
+		f := s.f
+		b.mu.Unlock()
+		err := f.Datasync()
 		b.mu.Lock()
 		if err != nil && !s.dead {
 			s.failed = true
@@ -459,12 +620,17 @@ func (b *Backlog) sync() error {
 		}
 		s.synced = ends[i]
 		done := i < sealed && !s.dead
+		cold := err == nil && !s.dead && b.cold(s)
 		if done {
+			s.f = nil
 			b.unsynced = slices.DeleteFunc(b.unsynced, func(u *segment) bool { return u == s })
 		}
 		b.mu.Unlock()
+		if cold {
+			f.Forget()
+		}
 		if done {
-			s.f.Close() // a second Close by discard fails harmlessly
+			f.Close()
 		}
 	}
 	if newFiles {
@@ -477,6 +643,25 @@ func (b *Backlog) sync() error {
 		first = firstErr(first, err)
 	}
 	return firstErr(first, b.saveCursors(true))
+}
+
+// cold reports whether every reader has more than coldDistance to read before it
+// comes to s. The caller holds mu.
+func (b *Backlog) cold(s *segment) bool {
+	nearest := uint64(0)
+	for _, c := range b.cursors {
+		if c.depth.Load() == 0 {
+			return false // it will read what comes next
+		}
+		nearest = max(nearest, c.at.segment)
+	}
+	distance := int64(0)
+	for i := len(b.segments) - 1; i >= 0 && b.segments[i].number > nearest; i-- {
+		if b.segments[i].number < s.number {
+			distance += b.segments[i].size
+		}
+	}
+	return distance > coldDistance
 }
 
 // firstErr returns the first of two errors that is not nil.
@@ -521,12 +706,14 @@ func (b *Backlog) trim() {
 		s.sealed = true
 		b.drop(s)
 	}
-	b.segments, b.open, b.onDisk, b.moved = nil, nil, false, false
+	b.segments, b.open, b.onDisk, b.moved, b.adoptedMoved = nil, nil, false, false, false
 	b.sizeNext = b.o.SegmentBytesMin
 	b.mu.Unlock()
 	b.savedSum = 0
+	b.dropSpares()
 	// The cursors go last: records without cursors would be read again by all.
 	b.discard(gone)
+	b.o.FS.Remove(filepath.Join(b.dir, adoptedFile))
 	b.o.FS.Remove(filepath.Join(b.dir, cursorFile))
 	b.o.FS.Remove(b.dir) // fails when evidence lies there
 }
@@ -592,6 +779,7 @@ func (b *Backlog) stop() error {
 	if b.open != nil {
 		b.sealOpen()
 	}
+	b.dropSpares()
 	b.trim() // the idle case, and all mappings
 	return nil
 }
@@ -631,8 +819,9 @@ func (b *Backlog) Remove() error {
 		c.depth.Store(0)
 		c.waiting = 0
 	}
-	b.segments, b.open, b.cursors, b.onDisk = nil, nil, nil, false
+	b.segments, b.open, b.cursors, b.onDisk, b.adoptedMoved = nil, nil, nil, false, false
 	b.mu.Unlock()
+	b.dropSpares()
 	b.discard(gone)
 	if err := removeAll(b.o.FS, b.dir); err != nil {
 		return fmt.Errorf("mmapqueue: remove: %w", err)

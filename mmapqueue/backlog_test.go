@@ -16,8 +16,30 @@ import (
 	"github.com/zsqio/zsq/mmapqueue"
 )
 
-// small has segments of a few records, and no background syncs.
-var small = mmapqueue.Options{SegmentBytesMin: 512, SegmentBytesMax: 4096, SyncEvery: -1, SyncTimeout: -1}
+// small has segments of a few records, and no background syncs. Where a crash is
+// played by copying files, nothing need wait for a real disk.
+var small = mmapqueue.Recycling(mmapqueue.Options{
+	SegmentBytesMin: 512, SegmentBytesMax: 4096, SyncEvery: -1, SyncTimeout: -1, FS: unsynced{mmapqueue.OS},
+})
+
+// unsynced is a file system that says of everything that it is on the disk.
+type unsynced struct{ mmapqueue.FS }
+
+type unsyncedFile struct{ mmapqueue.File }
+
+func (u unsynced) Create(path string, size int64) (mmapqueue.File, error) {
+	f, err := u.FS.Create(path, size)
+	return unsyncedFile{f}, err
+}
+
+func (u unsynced) Open(path string, write bool) (mmapqueue.File, error) {
+	f, err := u.FS.Open(path, write)
+	return unsyncedFile{f}, err
+}
+
+func (unsynced) SyncDir(string) error { return nil }
+
+func (unsyncedFile) Datasync() error { return nil }
 
 func mustOpen(t testing.TB, dir string, o mmapqueue.Options) *mmapqueue.Backlog {
 	t.Helper()
@@ -268,8 +290,8 @@ func TestTornBatch(t *testing.T) {
 		must(t, b.Close())
 	}
 	for cut := start; cut <= end; cut++ {
-		if cut%3 != 0 && cut-start > 100 && end-cut > 100 {
-			continue // every byte near both ends, every third between: time
+		if cut%7 != 0 && cut-start > 20 && end-cut > 20 {
+			continue // every byte near both ends, every seventh between: time
 		}
 		f(slices.Concat(after[:cut], before[cut:])) // the rest was never written
 		f(after[:cut])                              // the file was cut
@@ -410,6 +432,63 @@ func TestIdle(t *testing.T) {
 	f(b, "closed")
 	if err := b.Append(publish(1, 1)); !errors.Is(err, mmapqueue.ErrClosed) {
 		t.Fatalf("Append after Close: %v", err)
+	}
+}
+
+// TestRest shows that a log nobody needs anything of gives its files back by
+// itself, once nothing has happened for a while.
+func TestRest(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "log")
+	b := mustOpen(t, dir, small)
+	defer b.Remove()
+	c := mustCursor(t, b, "ch")
+	must(t, b.Append(publish(1, 100)))
+	got := read(t, c, 100)
+	for range 3 {
+		if b.TimerRan() {
+			t.Fatal("a log with unfinished records rests")
+		}
+	}
+	c.Finish(sequences(got))
+	if b.TimerRan() {
+		t.Fatal("a log rests that was busy a moment ago")
+	}
+	if !b.TimerRan() {
+		t.Fatal("the log does not rest")
+	}
+	if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
+		t.Fatalf("a log at rest keeps its directory: %v", err)
+	}
+}
+
+// TestSegmentsAreUsedAgain shows that a log which is read as fast as it is written
+// makes few files, and that a start removes those that waited to be used again.
+func TestSegmentsAreUsedAgain(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "log")
+	o, disk := small, faultfs.New()
+	o.FS = disk
+	b := mustOpen(t, dir, o)
+	c := mustCursor(t, b, "ch")
+	must(t, b.Sync())
+	for i := range 200 {
+		must(t, b.Append(publish(1+10*i, 10)))
+		wantRecords(t, drain(t, c, 100), publish(1+10*i, 10))
+	}
+	var last int
+	_, err := fmt.Sscanf(filepath.Base(segments(t, dir)[0]), "%d.seg", &last)
+	must(t, err)
+	if n := disk.Counts().Creates; last < 40 || n > last/2 {
+		t.Errorf("%d files were made for %d segments that were read at once", n, last)
+	}
+	must(t, b.Append(publish(1, 3)))
+	crashed := clone(t, dir)
+	must(t, b.Remove())
+	spare := filepath.Join(crashed, "000000000001.seg.spare")
+	must(t, os.WriteFile(spare, make([]byte, 4096), 0o600))
+	b = mustOpen(t, crashed, small)
+	defer b.Remove()
+	if _, err := os.Stat(spare); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("a start keeps a spare file: %v", err)
 	}
 }
 

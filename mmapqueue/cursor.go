@@ -11,7 +11,6 @@ import (
 	"sync/atomic"
 
 	"github.com/cespare/xxhash/v2"
-	"github.com/edsrzf/mmap-go"
 )
 
 // Cursor is one reader's place in a log: a channel's, or the topic's own. One
@@ -53,7 +52,7 @@ type Cursor struct {
 }
 
 // position is a place in a log: the record with this sequence, or the first
-// above it, is not before offset.
+// above it, is not before offset. An offset of 0 is the segment's first record.
 type position struct {
 	segment  uint64
 	offset   int64
@@ -85,6 +84,11 @@ func (b *Backlog) Cursor(name string) (*Cursor, error) {
 	}
 	b.appending.Lock()
 	defer b.appending.Unlock()
+	return b.cursor(name)
+}
+
+// cursor is Cursor for a caller that holds appending.
+func (b *Backlog) cursor(name string) (*Cursor, error) {
 	b.mu.Lock()
 	if c := b.named(name); c != nil || b.closed {
 		b.mu.Unlock()
@@ -94,7 +98,7 @@ func (b *Backlog) Cursor(name string) (*Cursor, error) {
 		return c, nil
 	}
 	b.lastID++
-	c = &Cursor{b: b, id: b.lastID, name: name}
+	c := &Cursor{b: b, id: b.lastID, name: name}
 	c.settle()
 	b.cursors = append(b.cursors, c)
 	b.moved = true
@@ -145,7 +149,7 @@ func (b *Backlog) end() position {
 	if s := b.open; s != nil {
 		return position{segment: s.number, offset: s.end, sequence: b.sequence}
 	}
-	return position{segment: b.number, offset: segmentStart, sequence: b.sequence}
+	return position{segment: b.number, sequence: b.sequence}
 }
 
 // idle reports whether c needs nothing that is in the log. The caller holds b.mu.
@@ -204,7 +208,7 @@ func (c *Cursor) raised() {
 	}
 	oldest := c.oldest()
 	if oldest > c.base.segment {
-		c.base = position{segment: oldest, offset: segmentStart, sequence: c.base.sequence}
+		c.base = position{segment: oldest, sequence: c.base.sequence}
 	}
 	n := 0
 	for n < len(c.tallies) && c.tallies[n].segment < oldest {
@@ -277,7 +281,23 @@ func (c *Cursor) readSegment(most int, f func(r *Record)) (n int, more bool, err
 		b.mu.Unlock()
 		return 0, false, nil
 	}
+	if s.foreign != nil && !s.foreign.counted {
+		if err := b.countForeign(c, s); err != nil {
+			b.mu.Unlock()
+			return 0, false, err
+		}
+		if b.closed || c.gone || c.depth.Load() == 0 {
+			b.mu.Unlock()
+			return 0, false, nil
+		}
+	}
 	w := walk{s: s, id: c.id, max: most, at: c.at, limit: s.end, stop: math.MaxUint64, record: &c.r, out: c.out[:0]}
+	if w.at.offset <= s.start() {
+		w.at.offset = s.start()
+		if s.foreign != nil {
+			w.at.sequence = s.firstSequence
+		}
+	}
 	next, own := s.next, c.own(s)
 	if c.at.sequence < c.window.end() {
 		w.floor = c.window.floor
@@ -299,7 +319,11 @@ func (c *Cursor) readSegment(most int, f func(r *Record)) (n int, more bool, err
 	defer b.reading.Done()
 
 	if err == nil {
-		err = guard(mapping, func() { w.run(mapping, f) })
+		run := w.run
+		if s.foreign != nil {
+			run = w.runForeign
+		}
+		err = guard(mapping, func() { run(mapping, f) })
 	}
 	c.r, c.out = Record{}, w.out
 	for _, offset := range w.damage {
@@ -337,16 +361,21 @@ func (c *Cursor) segment() *segment {
 	if c.depth.Load() == 0 {
 		return nil
 	}
-	i := slices.IndexFunc(c.b.segments, func(s *segment) bool { return s.number >= c.at.segment })
-	if i < 0 {
-		c.depth.Store(0)
-		return nil
+	for _, s := range c.b.segments {
+		if s.number < c.at.segment {
+			continue
+		}
+		if s.number > c.at.segment {
+			c.at.segment, c.at.offset = s.number, 0
+		}
+		if s.foreign == nil || s.foreign.cursor == c.id {
+			return s
+		}
+		c.window.addRange(c.at.sequence, s.next) // another's
+		c.at = position{segment: s.number + 1, sequence: max(c.at.sequence, s.next)}
 	}
-	s := c.b.segments[i]
-	if s.number > c.at.segment {
-		c.at.segment, c.at.offset = s.number, segmentStart
-	}
-	return s
+	c.depth.Store(0)
+	return nil
 }
 
 // advance moves c to where w has come. At w's limit everything that s counted,
@@ -366,7 +395,7 @@ func (c *Cursor) advance(s *segment, w *walk, next uint64, own int64) {
 		left = max(left, own-t.left)
 		w.at.sequence = max(w.at.sequence, next)
 		if s.sealed && s.end == w.limit {
-			w.at.segment, w.at.offset = s.number+1, segmentStart
+			w.at.segment, w.at.offset = s.number+1, 0
 		}
 	}
 	t.left += left
@@ -459,7 +488,7 @@ type walk struct {
 
 // run hands records to f until there were max or the limit is reached. Its
 // fields are right at every step, because a fault may end it anywhere.
-func (w *walk) run(m mmap.MMap, f func(r *Record)) {
+func (w *walk) run(m []byte, f func(r *Record)) {
 	data := m[:min(w.limit, int64(len(m)))]
 	for len(w.out) < w.max && w.at.offset < w.limit && w.at.sequence < w.stop {
 		size, v := decode(data[w.at.offset:], w.record, w.at.offset, w.s.salt)
@@ -606,6 +635,9 @@ const (
 func (b *Backlog) saveCursors(durably bool) error {
 	b.saving.Lock()
 	defer b.saving.Unlock()
+	if err := b.saveAdopted(); err != nil {
+		return err
+	}
 	b.mu.Lock()
 	if !b.onDisk || !b.moved {
 		b.mu.Unlock()
@@ -694,7 +726,7 @@ func (b *Backlog) decodeCursors(buf []byte) bool {
 			t.finished = int64(binary.LittleEndian.Uint64(body[8:]))
 			body = body[tallySize:]
 		}
-		if !c.window.decode(body[:window]) || c.base.offset < segmentStart {
+		if !c.window.decode(body[:window]) || c.base.offset < 0 {
 			return false
 		}
 		body = body[window:]

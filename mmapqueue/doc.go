@@ -13,16 +13,25 @@
 //	dir/000000000008.seg    open: records, space set aside
 //	dir/cursors             what each cursor is done with
 //	dir/000000000003.seg.bad   damaged, done with, kept for whoever wants to look
+//	dir/000000000004.seg.spare done with, to be written again under another number
 //
-// Segments start at 64 KB and double to 64 MB. They are written with one pwrite
+// Segments start at 64 KB and double to 16 MB, and to 64 MB in a log that is deep.
+// They are written with one pwrite
 // a batch into space that fallocate has set aside, and read through a mapping.
 // Writing through the mapping was measured too: it is dearer as soon as anything
 // is synced, because write-back protects the pages again, and a full disk is a
 // signal there instead of an error. A segment is removed when no cursor has
 // anything unfinished in it or in front of it, the open one by Trim or Close. A
 // log in which everything is finished thus costs no file, no descriptor and no
-// mapping. One old record that nobody finishes keeps every segment behind it; who
+// mapping, and after a quiet while it gives back what it still has. One old record that nobody finishes keeps every segment behind it; who
 // means to hold one for long appends it again and finishes the old one.
+//
+// A page that was never written costs the system several times what the copy into
+// it does, most of all on a virtual machine whose host must find it first. So a log
+// that is read as fast as it is written turns in the same few files; and what is
+// written far in front of every reader is dropped from memory once it is synced,
+// so that the next pages are those of before. A reader that comes there reads the
+// disk.
 //
 // The layouts are drawn where they are read and written: a record in record.go,
 // a segment's header and footer in segment.go, the cursor file in cursor.go and

@@ -11,6 +11,9 @@ var (
 	// a CorruptError that says where.
 	ErrCorrupt = errors.New("mmapqueue: corrupt segment")
 
+	// ErrFull reports an append beyond the log's Budget.
+	ErrFull = errors.New("mmapqueue: the backlog has reached its limit")
+
 	// ErrClosed reports a call on a backlog after Close or Remove, or on a
 	// cursor after Delete.
 	ErrClosed = errors.New("mmapqueue: closed")

@@ -52,3 +52,19 @@ func RecordEnds(b *Backlog) (ends []int64) {
 	}
 	return ends
 }
+
+// Recycling returns o with segments written again from their first size on.
+func Recycling(o Options) Options {
+	o.spareMin = 1
+	return o
+}
+
+// TimerRan does what the timer does after its sync, and reports whether the log
+// was at rest.
+func (b *Backlog) TimerRan() bool {
+	if !b.rests() {
+		return false
+	}
+	b.Trim()
+	return true
+}

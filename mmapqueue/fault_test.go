@@ -12,8 +12,16 @@ import (
 	"github.com/zsqio/zsq/mmapqueue"
 )
 
-// long says that the exhaustive forms run, which take minutes.
+// long says that the short tests are to take the time of the long ones.
 var long = os.Getenv("ZSQ_LONG") != ""
+
+// stride returns how far apart the places are that an exhaustive test looks at.
+func stride(short int) int {
+	if long {
+		return 1
+	}
+	return short
+}
 
 // image is one segment of 200 records, its cursor file, and where each record
 // lies.
@@ -91,12 +99,10 @@ func (img *image) check(t *testing.T, dir, what string, bytes []byte, lost func(
 }
 
 // TestEveryCut shows that a log cut anywhere, or zero from there on, loses the
-// records behind the cut and no other.
-func TestEveryCut(t *testing.T) {
-	step := 167
-	if long {
-		step = 1
-	}
+// records behind the cut and no other. TestLongEveryCut leaves no byte out.
+func TestEveryCut(t *testing.T) { everyCut(t, stride(167)) }
+
+func everyCut(t *testing.T, step int) {
 	dir := filepath.Join(t.TempDir(), "log")
 	for k, img := range images(t) {
 		end := int(img.ends[len(img.ends)-1]) + 200
@@ -114,11 +120,10 @@ func TestEveryCut(t *testing.T) {
 }
 
 // TestEveryFlip shows that a flipped bit costs at most the record it is in.
-func TestEveryFlip(t *testing.T) {
-	step := 1501
-	if long {
-		step = 1
-	}
+// TestLongEveryFlip leaves no bit out.
+func TestEveryFlip(t *testing.T) { everyFlip(t, stride(1501)) }
+
+func everyFlip(t *testing.T, step int) {
 	dir := filepath.Join(t.TempDir(), "log")
 	for k, img := range images(t) {
 		end := int(img.ends[len(img.ends)-1])
@@ -305,11 +310,9 @@ func afterCut(t *testing.T, dir string, now map[string]*promise, synced map[stri
 
 // TestPowerCut shows that what was synced and not finished survives the power,
 // whatever the disk kept of the rest.
-func TestPowerCut(t *testing.T) {
-	seeds := uint64(6)
-	if long {
-		seeds = 200
-	}
+func TestPowerCut(t *testing.T) { manyPowerCuts(t, 6) }
+
+func manyPowerCuts(t *testing.T, seeds uint64) {
 	for seed := range seeds {
 		if wrong := powerCuts(t, seed, 10, faultfs.Faults{}); len(wrong) > 0 {
 			t.Fatalf("seed %d: %d things wrong, first: %s", seed, len(wrong), wrong[0])

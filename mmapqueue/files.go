@@ -41,6 +41,9 @@ type File interface {
 	Size() (int64, error)
 	// Datasync returns when what was written is on the disk.
 	Datasync() error
+	// Forget tells the system that nobody will read the file soon: what is on the
+	// disk needs no memory.
+	Forget()
 	Close() error
 }
 
@@ -141,4 +144,20 @@ func syncDir(dir string) error {
 		return fmt.Errorf("mmapqueue: sync directory: %w", err)
 	}
 	return nil
+}
+
+// Probe reports whether a log could write in dir now: it makes a small file there,
+// syncs it and removes it. A nil disk is OS.
+func Probe(disk FS, dir string) error {
+	if disk == nil {
+		disk = OS
+	}
+	if err := disk.MkdirAll(dir); err != nil {
+		return err
+	}
+	path := filepath.Join(dir, "probe")
+	if err := replaceFile(disk, path, make([]byte, segmentBytesMin), true); err != nil {
+		return err
+	}
+	return disk.Remove(path)
 }

@@ -37,6 +37,14 @@ func (f osFile) Datasync() error {
 	return sync
 }
 
+// Forget drops the file's clean pages from the page cache. It is advice: there is
+// nothing to be done when the system does not take it.
+func (f osFile) Forget() {
+	if raw, err := f.SyscallConn(); err == nil {
+		_ = raw.Control(func(fd uintptr) { _ = unix.Fadvise(int(fd), 0, 0, unix.FADV_DONTNEED) })
+	}
+}
+
 // createFile creates path with size bytes set aside on the disk, so that a full
 // disk shows here and not in a later write. Where the file system cannot do that
 // the file is merely long; writes go through pwrite, so that even then a full

@@ -48,6 +48,13 @@ func (b *Backlog) writeName(r Record) error {
 func (b *Backlog) cursorsFromLog() {
 	names := map[uint32]string{}
 	for _, s := range b.segments {
+		if s.foreign != nil {
+			if _, named := names[s.foreign.cursor]; !named {
+				names[s.foreign.cursor] = s.foreign.name
+			}
+			b.lastID = max(b.lastID, s.foreign.cursor)
+			continue
+		}
 		b.eachName(s, func(r *Record) {
 			id := uint32(r.ID)
 			b.lastID = max(b.lastID, id)
@@ -71,7 +78,7 @@ func (b *Backlog) cursorsFromLog() {
 		b.lastID++
 		b.cursors = []*Cursor{{b: b, id: b.lastID}}
 	}
-	first := position{segment: b.segments[0].number, offset: segmentStart}
+	first := position{segment: b.segments[0].number}
 	for _, c := range b.cursors {
 		c.base = first
 	}

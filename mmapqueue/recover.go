@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/edsrzf/mmap-go"
 	"golang.org/x/sys/unix"
@@ -32,9 +33,15 @@ func (b *Backlog) recover() error {
 	if err != nil {
 		return err
 	}
+	if err := b.loadAdopted(); err != nil {
+		return err
+	}
 	for _, e := range entries { // sorted by name, which needs not be by number
 		number, ok := segmentNumber(e.Name())
 		if !ok {
+			if strings.HasSuffix(e.Name(), segmentSuffix+spareSuffix) {
+				b.o.FS.Remove(filepath.Join(b.dir, e.Name()))
+			}
 			continue
 		}
 		s := &segment{number: number, path: filepath.Join(b.dir, e.Name()), sealed: true}
@@ -49,7 +56,7 @@ func (b *Backlog) recover() error {
 		if keep {
 			b.segments = append(b.segments, s)
 			b.sequence = max(b.sequence, s.next)
-			b.bytes.Add(s.size)
+			b.grow(s.size)
 		}
 	}
 	slices.SortFunc(b.segments, func(x, y *segment) int { return int(x.number) - int(y.number) })
@@ -61,6 +68,7 @@ func (b *Backlog) recover() error {
 	if !known && len(b.segments) > 0 {
 		b.cursorsFromLog()
 	}
+	b.adoptedCursors()
 	for _, c := range b.cursors {
 		c.measure()
 	}

@@ -47,6 +47,7 @@ const (
 
 	segmentSuffix = ".seg"
 	badSuffix     = ".bad"
+	spareSuffix   = ".spare"
 )
 
 // segment is one file of a log. Its fields belong to Backlog.mu, but for those
@@ -68,6 +69,8 @@ type segment struct {
 	failed    bool             // must take no more records: a write, sync or read failed
 	damaged   bool             // renamed rather than deleted when it is done with
 	dead      bool             // gone from the list; the last reader unmaps it
+
+	foreign *foreign // not nil: one of upstream's files, see adopt.go
 
 	mapping mmap.MMap // nil until somebody reads
 	readers int       // Reads under way in mapping
@@ -203,6 +206,14 @@ func (s *segment) seal() (size int64, err error) {
 		return s.end, err
 	}
 	return s.size, err
+}
+
+// start returns the offset of the first record.
+func (s *segment) start() int64 {
+	if s.foreign != nil {
+		return s.foreign.start
+	}
+	return segmentStart
 }
 
 // unmap gives the mapping back. The caller holds Backlog.mu and has seen that

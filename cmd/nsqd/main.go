@@ -23,6 +23,13 @@ func run() int {
 	// count of loops is taken first, for it follows the processors there are.
 	o.Loops = o.LoopCount()
 	runtime.GOMAXPROCS(max(runtime.GOMAXPROCS(0), o.Loops+2))
+	if o.ExportUpstream != "" {
+		if err := engine.ExportUpstream(o, os.Stdout, os.Stderr); err != nil {
+			fmt.Fprintf(os.Stderr, "[nsqd] FATAL: %s\n", err)
+			return 1
+		}
+		return 0
+	}
 	// Before the listeners open, so that no early signal is fatal.
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)

@@ -60,6 +60,7 @@ type Broker struct {
 
 	writeSlots chan struct{} // bounds the writers that are in a system call
 	health     atomic.Pointer[error]
+	probing    atomic.Bool // a helper looks whether the disk works again
 }
 
 // backlogsDir is the folder of all topics' backlogs in the data path.
@@ -268,32 +269,6 @@ func (b *Broker) kickRefill(q *queue) {
 func (b *Broker) changed(ephemeral bool) {
 	if b.opts.Changed != nil {
 		b.opts.Changed(ephemeral)
-	}
-}
-
-// Health returns the last disk error, nil when the last write worked.
-func (b *Broker) Health() error {
-	if b.journal != nil {
-		if err := b.journal.Err(); err != nil {
-			return err
-		}
-	}
-	if p := b.health.Load(); p != nil {
-		return *p
-	}
-	return nil
-}
-
-func (b *Broker) diskFailed(err error) {
-	if b.opts.Logf != nil {
-		b.opts.Logf("ERROR", "backlog: %v", err)
-	}
-	b.health.Store(&err)
-}
-
-func (b *Broker) diskWorked() {
-	if b.health.Load() != nil {
-		b.health.Store(nil)
 	}
 }
 

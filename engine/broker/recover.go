@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"github.com/zsqio/zsq/internal/block"
+	"github.com/zsqio/zsq/internal/diskqueue"
 	"github.com/zsqio/zsq/mmapqueue"
 )
 
@@ -86,10 +87,6 @@ func (t *Topic) adopt(v *view, queues []*mmapqueue.RecoveredQueue, keep bool) (l
 			// The last one of a name is the one that is written on.
 			q.journal = rq.Queue
 		}
-		if len(rq.Finished) > 0 && q.cursor != nil {
-			q.cursor.Finish(rq.Finished)
-			t.owed.Store(1)
-		}
 		deferrable := rq.Channel != ""
 		if q.cursor != nil && q.cursor.Depth() > 0 {
 			q.suspect(rq, t.writer.log.NextSequence())
@@ -134,6 +131,23 @@ func (t *Topic) noteSuspects(batch *mmapqueue.JournalBatch) {
 			batch.Suspect(q.journal, end, ids)
 		}
 	}
+}
+
+// finishRecovered tells a topic's backlog what the journal knows to be finished.
+func (t *Topic) finishRecovered(queues []*mmapqueue.RecoveredQueue) error {
+	names := t.writer.log.Names()
+	for _, rq := range queues {
+		if len(rq.Finished) == 0 || !slices.Contains(names, rq.Channel) {
+			continue
+		}
+		c, err := t.writer.log.Cursor(rq.Channel)
+		if err != nil {
+			return err
+		}
+		c.Finish(rq.Finished)
+		t.owed.Store(1)
+	}
+	return nil
 }
 
 // queueOf returns the queue of a channel of a topic that is being opened.
@@ -184,9 +198,9 @@ func (b *Broker) load(loads []load) {
 	arena.Close()
 }
 
-// openAll opens the topics that have a backlog in root or messages in the
-// journal. It is the body of Open.
-func (b *Broker) openAll(root string, dirs []os.DirEntry, rec *recovery) ([]*Topic, error) {
+// openAll opens the topics that have a backlog in root, messages in the journal,
+// or files of upstream's. It is the body of Open.
+func (b *Broker) openAll(root string, dirs []os.DirEntry, rec *recovery, theirs map[string][]diskqueue.Queue) ([]*Topic, error) {
 	paths := map[string]string{}
 	for _, d := range dirs {
 		// Sorted by incarnation: only the last one counts. An older one is what
@@ -195,10 +209,16 @@ func (b *Broker) openAll(root string, dirs []os.DirEntry, rec *recovery) ([]*Top
 			paths[name] = filepath.Join(root, d.Name())
 		}
 	}
-	for name := range rec.queues {
+	fresh := func(name string) {
 		if paths[name] == "" {
 			paths[name] = b.directory(name, b.ids.take(1))
 		}
+	}
+	for name := range rec.queues {
+		fresh(name)
+	}
+	for name := range theirs {
+		fresh(name)
 	}
 	names := make([]string, 0, len(paths))
 	for name := range paths {
@@ -208,7 +228,7 @@ func (b *Broker) openAll(root string, dirs []os.DirEntry, rec *recovery) ([]*Top
 	opened := make([]*Topic, len(names))
 	loads := make([][]load, len(names))
 	err := inParallel(len(names), filesAtOnce, func(i int) (err error) {
-		opened[i], loads[i], err = b.openTopic(names[i], paths[names[i]], rec.queues[names[i]])
+		opened[i], loads[i], err = b.openTopic(names[i], paths[names[i]], rec.queues[names[i]], theirs[names[i]])
 		return err
 	})
 	if err != nil {

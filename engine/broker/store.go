@@ -14,6 +14,8 @@ import (
 	"sync/atomic"
 
 	"github.com/zsqio/zsq/internal/block"
+	"github.com/zsqio/zsq/internal/diskqueue"
+	"github.com/zsqio/zsq/internal/wire"
 	"github.com/zsqio/zsq/mmapqueue"
 )
 
@@ -54,7 +56,11 @@ func (b *Broker) Open() error {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("broker: read backlogs: %w", err)
 	}
-	opened, err := b.openAll(root, dirs, rec)
+	theirs, err := upstreamQueues(b.opts.DataPath)
+	if err != nil {
+		return err
+	}
+	opened, err := b.openAll(root, dirs, rec, theirs)
 	if err == nil && j != nil {
 		err = b.startJournal(j, opened)
 	}
@@ -68,6 +74,21 @@ func (b *Broker) Open() error {
 		t.refillAll()
 	}
 	return nil
+}
+
+// upstreamQueues finds what upstream's nsqd left in the data path, by topic.
+func upstreamQueues(dataPath string) (map[string][]diskqueue.Queue, error) {
+	queues, err := diskqueue.Find(dataPath)
+	if err != nil {
+		return nil, fmt.Errorf("broker: %w", err)
+	}
+	byTopic := map[string][]diskqueue.Queue{}
+	for _, q := range queues {
+		if wire.ValidName(q.Topic) && (q.Channel == "" || wire.ValidName(q.Channel)) {
+			byTopic[q.Topic] = append(byTopic[q.Topic], q)
+		}
+	}
+	return byTopic, nil
 }
 
 // filesAtOnce is how many topics are opened or closed side by side: a sync
@@ -110,12 +131,21 @@ func (b *Broker) EndRestore() {
 	}
 }
 
-func (b *Broker) openTopic(name, dir string, found []*mmapqueue.RecoveredQueue) (*Topic, []load, error) {
+// openTopic opens a topic's backlog and has it take over what upstream left for
+// the topic, and what the journal has found for it.
+func (b *Broker) openTopic(name, dir string, found []*mmapqueue.RecoveredQueue, theirs []diskqueue.Queue) (*Topic, []load, error) {
 	t := b.newTopic(name, dir)
 	if err := t.writer.open(); err != nil {
 		return nil, nil, fmt.Errorf("broker: topic %s: %w", name, err)
 	}
 	log := t.writer.log
+	// In this order: the sequences are those of the run that ended.
+	if err := t.finishRecovered(found); err != nil {
+		return nil, nil, fmt.Errorf("broker: topic %s: %w", name, err)
+	}
+	if err := log.Adopt(theirs); err != nil {
+		return nil, nil, fmt.Errorf("broker: topic %s: %w", name, err)
+	}
 	// The topic's own queue first: a channel made before it would inherit it.
 	v := *t.view.Load()
 	for _, cursor := range log.Names() {
@@ -185,6 +215,9 @@ func (t *Topic) hold() *queue {
 // told in the error.
 func (b *Broker) Close() error {
 	b.closing.Store(true)
+	if b.opts.Log.Budget != nil {
+		b.opts.Log.Budget.Lift()
+	}
 	for _, t := range b.Topics() {
 		t.writer.wait()
 	}

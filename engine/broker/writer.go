@@ -151,7 +151,7 @@ func (w *writer) begin(j *job) {
 		err = w.write(j)
 	}
 	if err != nil {
-		w.b.diskFailed(err)
+		w.b.writeFailed(err)
 		w.settle(j, err)
 		return
 	}
@@ -201,7 +201,7 @@ func (w *writer) replace(j *job) {
 			j.from.mu.Unlock()
 		}
 	} else {
-		w.b.diskFailed(err)
+		w.b.writeFailed(err)
 	}
 	for _, n := range j.want {
 		n.q.mu.Unlock()

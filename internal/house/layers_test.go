@@ -16,7 +16,7 @@ var layers = [][]string{
 	{"engine/httpapi", "engine/netloop"},
 	{"engine/broker"},
 	{"mmapqueue"},
-	{"ring", "internal/wire", "internal/block"},
+	{"ring", "internal/wire", "internal/block", "internal/diskqueue"},
 	{"internal/invariant", "internal/house"},
 }
 

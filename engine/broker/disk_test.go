@@ -1,0 +1,173 @@
+package broker
+
+import (
+	"encoding/binary"
+	"errors"
+	"math/rand/v2"
+	"path/filepath"
+	"runtime"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/zsqio/zsq/internal/faultfs"
+	"github.com/zsqio/zsq/mmapqueue"
+)
+
+// diskBroker returns a broker on a disk, with a channel that nobody reads.
+func diskBroker(t *testing.T, dir string, log mmapqueue.Options) (*Broker, *Topic) {
+	t.Helper()
+	b := New(Options{
+		Shards: 1, MemQueueSize: 5, DataPath: dir, MaxMsgTimeout: int64(time.Hour), Log: log,
+		Wall: func() int64 { return int64(time.Hour) }, Waker: &world{woken: make([]bool, 1), calls: make([][]func(), 1)},
+	}, 1)
+	topic, err := b.Topic("t")
+	if err == nil {
+		_, err = topic.Channel("c")
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b, topic
+}
+
+// stored returns the bodies' sequences of what a closed broker has left for its
+// channel.
+func stored(t *testing.T, dir string) map[uint32]int {
+	t.Helper()
+	dirs, err := filepath.Glob(filepath.Join(dir, backlogsDir, "t@*"))
+	if err != nil || len(dirs) != 1 {
+		t.Fatalf("backlogs %q, %v", dirs, err)
+	}
+	log, err := mmapqueue.Open(dirs[0], mmapqueue.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer log.Close()
+	c, err := log.Cursor("c")
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[uint32]int{}
+	if _, err := c.Read(1<<20, func(r *mmapqueue.Record) { got[binary.BigEndian.Uint32(r.Body[4:])]++ }); err != nil {
+		t.Fatal(err)
+	}
+	return got
+}
+
+// TestDiskFaults publishes while a disk fills up, tears writes, fails to sync, and
+// works again: what was accepted is there after a stop, once, whatever happened
+// meanwhile, and what the disk did is told.
+func TestDiskFaults(t *testing.T) {
+	faults := []faultfs.Faults{
+		{},
+		{Create: syscall.ENOSPC},
+		{Write: syscall.ENOSPC},
+		{Write: syscall.ENOSPC, Room: 700},
+		{Write: syscall.EIO, Room: 3},
+		{Sync: syscall.EIO},
+		{Rename: syscall.EIO},
+	}
+	for seed := range uint64(10) {
+		rng := rand.New(rand.NewPCG(seed, 8))
+		dir, disk := t.TempDir(), faultfs.New()
+		b, topic := diskBroker(t, dir, mmapqueue.Options{SegmentBytesMin: 1024, SegmentBytesMax: 8192, SyncEvery: 50, FS: disk})
+		accepted := map[uint32]bool{}
+		refused := 0
+		for seq := uint32(0); seq < 600; {
+			if rng.IntN(6) == 0 {
+				disk.Set(faults[rng.IntN(len(faults))])
+			}
+			var batch [][]byte
+			for range 1 + rng.IntN(20) {
+				batch = append(batch, body(1, seq))
+				seq++
+			}
+			if err := b.PublishForeign(topic, batch, 0); err != nil {
+				if refused++; b.Health() == nil {
+					t.Fatalf("seed %d: a publish was refused (%v) by a healthy broker", seed, err)
+				}
+				continue
+			}
+			for i := range batch {
+				accepted[seq-1-uint32(i)] = true
+			}
+		}
+		disk.Set(faultfs.Faults{})
+		if refused == 0 {
+			t.Errorf("seed %d: the disk never failed a publish", seed)
+		}
+		if err := b.Close(); err != nil {
+			t.Fatalf("seed %d: %v", seed, err)
+		}
+		got := stored(t, dir)
+		for seq := range accepted {
+			if got[seq] != 1 {
+				t.Fatalf("seed %d: message %d was accepted and is there %d times", seed, seq, got[seq])
+			}
+		}
+		// Of a batch that was refused, what fitted into memory is there as well.
+		for seq, n := range got {
+			if n != 1 {
+				t.Fatalf("seed %d: message %d is there %d times", seed, seq, n)
+			}
+		}
+	}
+}
+
+// TestHealthHeals shows that a broker nobody publishes to finds out by itself that
+// its disk works again.
+func TestHealthHeals(t *testing.T) {
+	disk := faultfs.New()
+	b, topic := diskBroker(t, t.TempDir(), mmapqueue.Options{FS: disk})
+	disk.Set(faultfs.Faults{Create: syscall.ENOSPC})
+	var err error
+	for i := 0; err == nil; i++ {
+		err = b.PublishForeign(topic, [][]byte{body(1, uint32(i))}, 0)
+	}
+	if !errors.Is(err, syscall.ENOSPC) || !errors.Is(b.Health(), syscall.ENOSPC) {
+		t.Fatalf("publish: %v, health: %v", err, b.Health())
+	}
+	for range 100 { // looks at the disk, which still fails
+		runtime.Gosched()
+		if b.Health() == nil {
+			t.Fatal("healthy on a full disk")
+		}
+	}
+	disk.Set(faultfs.Faults{})
+	for end := time.Now().Add(10 * time.Second); b.Health() != nil; runtime.Gosched() {
+		if time.Now().After(end) {
+			t.Fatalf("still %v", b.Health())
+		}
+	}
+	if err := b.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestBacklogLimit shows that publishes beyond the operator's limit are refused,
+// that the broker is healthy all the same, and that a stop saves what it holds.
+func TestBacklogLimit(t *testing.T) {
+	dir := t.TempDir()
+	b, topic := diskBroker(t, dir, mmapqueue.Options{SegmentBytesMin: 4096, Budget: mmapqueue.NewBudget(20_000, 0)})
+	accepted := 0
+	for {
+		err := b.PublishForeign(topic, [][]byte{body(1, uint32(accepted))}, 0)
+		if errors.Is(err, mmapqueue.ErrFull) {
+			break
+		}
+		if err != nil || accepted > 10_000 {
+			t.Fatalf("after %d messages: %v", accepted, err)
+		}
+		accepted++
+	}
+	if err := b.Health(); err != nil || accepted < 100 {
+		t.Fatalf("%d messages were accepted, health: %v", accepted, err)
+	}
+	if err := b.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if got := stored(t, dir); len(got) != accepted {
+		t.Errorf("%d messages are there, %d were accepted", len(got), accepted)
+	}
+}

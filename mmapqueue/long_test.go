@@ -1,0 +1,14 @@
+//go:build long
+
+package mmapqueue_test
+
+import "testing"
+
+// TestLongEveryCut is TestEveryCut at every byte.
+func TestLongEveryCut(t *testing.T) { everyCut(t, 1) }
+
+// TestLongEveryFlip is TestEveryFlip at every bit.
+func TestLongEveryFlip(t *testing.T) { everyFlip(t, 1) }
+
+// TestLongPowerCut cuts the power 5,000 times.
+func TestLongPowerCut(t *testing.T) { manyPowerCuts(t, 500) }
