@@ -2,8 +2,9 @@ package engine
 
 import (
 	"errors"
+	"iter"
+	"net"
 	"os"
-	"sync"
 	"time"
 
 	"github.com/zsqio/zsq/engine/broker"
@@ -19,7 +20,7 @@ func (e *Engine) httpConfig() httpapi.Config {
 	return httpapi.Config{
 		Broker:           api{e},
 		Info:             e.info,
-		Limits:           httpapi.Limits{MaxMsgSize: e.opts.MaxMsgSize, MaxBodySize: e.opts.MaxBodySize, MaxReqTimeout: e.opts.MaxReqTimeout},
+		Limits:           httpapi.Limits{MaxMsgSize: e.opts.MaxMsgSize, MaxBodySize: e.opts.MaxBodySize, MaxReqTimeout: e.opts.MaxReqTimeout, MaxBodies: e.opts.ConnectionMemory()},
 		ValidTopicName:   wire.ValidName[string],
 		ValidChannelName: wire.ValidName[string],
 		Option:           e.option,
@@ -75,6 +76,10 @@ func httpErrors(err error) error {
 		return httpapi.ErrTopicNotFound
 	case errors.Is(err, broker.ErrChannelNotFound):
 		return httpapi.ErrChannelNotFound
+	case errors.Is(err, broker.ErrTooManyTopics):
+		return httpapi.ErrTooManyTopics
+	case errors.Is(err, broker.ErrTooManyChannels):
+		return httpapi.ErrTooManyChannels
 	case errors.Is(err, broker.ErrExiting):
 		return httpapi.ErrExiting
 	}
@@ -183,22 +188,14 @@ func (a api) Stats(topic, channel string, includeClients bool) httpapi.Stats {
 	var st httpapi.Stats
 	consumers := map[*broker.Channel][]httpapi.ClientStats{}
 	if includeClients {
-		var mu sync.Mutex
-		a.e.onLoops(func(h *handler) {
-			mu.Lock()
-			defer mu.Unlock()
-			for _, c := range h.conns {
-				if c == nil || !c.greeted {
-					continue
-				}
-				if c.sub != nil {
-					consumers[c.sub.Channel()] = append(consumers[c.sub.Channel()], c.stats(topic))
-				}
-				if len(c.pubs) > 0 {
-					st.Producers = append(st.Producers, c.stats(topic))
-				}
+		for seen := range a.e.clients(topic) {
+			if seen.channel != nil {
+				consumers[seen.channel] = append(consumers[seen.channel], seen.stats)
 			}
-		})
+			if seen.producer {
+				st.Producers = append(st.Producers, seen.stats)
+			}
+		}
 	}
 	for _, t := range a.e.broker.Topics() {
 		if topic != "" && t.Name() != topic {
@@ -237,18 +234,53 @@ func topicStats(t *broker.Topic, channel string, consumers map[*broker.Channel][
 	return ts, channel == "" || len(ts.Channels) > 0
 }
 
-// onLoops runs f on every loop and waits. Before the loops run, and after, it
-// does nothing.
-func (e *Engine) onLoops(f func(h *handler)) {
-	var wg sync.WaitGroup
-	for i, l := range e.group.Loops() {
-		wg.Add(1)
-		l.Do(func() {
-			defer wg.Done()
-			f(e.handlers[i])
-		})
+// A seenClient is a connection as its loop has described it.
+type seenClient struct {
+	stats    httpapi.ClientStats
+	channel  *broker.Channel // nil for none
+	producer bool
+}
+
+// clientsAtOnce is how many connections a loop describes in one go. It takes
+// some tenths of a millisecond; then the loop serves whoever waits.
+const clientsAtOnce = 128
+
+// clients describes every connection, loop by loop. Each is seen as it is at some
+// moment of the iteration, and one that comes or goes meanwhile perhaps not.
+func (e *Engine) clients(topic string) iter.Seq[seenClient] {
+	return func(yield func(seenClient) bool) {
+		seen := make([]seenClient, 0, clientsAtOnce)
+		done := make(chan bool, 1) // the loop does not wait for us
+		for i, l := range e.group.Loops() {
+			h := e.handlers[i]
+			for from, more := 0, true; more; from += clientsAtOnce {
+				seen = seen[:0]
+				l.Do(func() {
+					to := min(from+clientsAtOnce, len(h.conns))
+					for _, c := range h.conns[min(from, to):to] {
+						if c != nil && c.greeted && (c.sub != nil || len(c.pubs) > 0) {
+							one := seenClient{stats: c.stats(topic), producer: len(c.pubs) > 0}
+							if c.sub != nil {
+								one.channel = c.sub.Channel()
+							}
+							seen = append(seen, one)
+						}
+					}
+					done <- to < len(h.conns)
+				})
+				select {
+				case more = <-done:
+				case <-e.stopped: // a loop that has ended drops what it is asked
+					return
+				}
+				for i := range seen {
+					if !yield(seen[i]) {
+						return
+					}
+				}
+			}
+		}
 	}
-	wg.Wait()
 }
 
 // stats describes the connection; topic is the one whose publishes to count.
@@ -257,6 +289,11 @@ func (c *conn) stats(topic string) httpapi.ClientStats {
 		ClientID: c.client.ClientID, Hostname: c.client.Hostname, UserAgent: c.client.UserAgent,
 		Version: "V2", RemoteAddress: c.peerAddr(), State: int32(c.state), ConnectTime: c.connected.Unix(),
 		SampleRate: c.client.SampleRate,
+	}
+	if !c.identified {
+		// Upstream names a client that says nothing of itself by its address.
+		host, _, _ := net.SplitHostPort(cs.RemoteAddress) // a unix socket's has none
+		cs.ClientID, cs.Hostname = host, host
 	}
 	if s := c.sub; s != nil {
 		n := s.Counts()

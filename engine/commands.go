@@ -2,6 +2,7 @@ package engine
 
 import (
 	"errors"
+	"time"
 
 	"github.com/zsqio/zsq/engine/broker"
 	"github.com/zsqio/zsq/internal/wire"
@@ -149,6 +150,13 @@ func (c *conn) countPubs(t *broker.Topic, n int) {
 			return
 		}
 	}
+	for i := range c.pubs {
+		if c.pubs[i].topic.Name() == t.Name() { // deleted, and created again
+			c.pubs[i].topic = t
+			c.pubs[i].count += uint64(n)
+			return
+		}
+	}
 	if len(c.pubs) < pubCountsMax {
 		c.pubs = append(c.pubs, pubCount{topic: t, count: uint64(n)})
 	}
@@ -202,29 +210,79 @@ func reason(err error) string {
 	return wire.ReasonNotInFlight
 }
 
+// cmdSub subscribes. A topic or channel that goes with its last client may be on
+// its way out at this moment: that SUB is tried again a little later.
 func (c *conn) cmdSub(cmd *wire.Command) *wire.Error {
-	e := c.h.e
 	topic, channel := string(cmd.Topic), string(cmd.Channel)
+	werr, exiting := c.subscribe(topic, channel)
+	if exiting && (wire.IsEphemeral(topic) || wire.IsEphemeral(channel)) {
+		c.again = &subAgain{topic, channel, subTries, c.nc.Loop().Now() + int64(subAgainAfter)}
+		c.nc.PauseRead()
+		c.setTimer()
+		return nil
+	}
+	return werr
+}
+
+// subAgain is a SUB that is to be tried again; until then the connection is not
+// read.
+type subAgain struct {
+	topic, channel string
+	tries          int // left
+	dueNs          int64
+}
+
+// Upstream tries once more, after 100 ms. A deletion takes some milliseconds; where
+// clients come and go all the time the next try may meet the next deletion.
+const (
+	subAgainAfter = 20 * time.Millisecond
+	subTries      = 15
+)
+
+// subscribeAgain is one more try.
+func (c *conn) subscribeAgain() {
+	s := c.again
+	werr, exiting := c.subscribe(s.topic, s.channel)
+	if exiting {
+		if s.tries--; s.tries > 0 {
+			s.dueNs += int64(subAgainAfter)
+			return
+		}
+		werr = wire.ErrSubDeleted
+	}
+	c.again = nil
+	if werr != nil {
+		c.fail(werr)
+		return
+	}
+	c.heardNs = c.nc.Loop().Now()
+	c.listen()
+}
+
+// subscribe makes the connection a consumer. The error is for the client;
+// exiting says that it comes from a deletion under way.
+func (c *conn) subscribe(topic, channel string) (werr *wire.Error, exiting bool) {
+	e := c.h.e
+	var ch *broker.Channel
+	var sub *broker.Subscriber
 	t, err := e.broker.Topic(topic)
-	if err != nil {
-		return wire.SubFailed(wire.ReasonExiting)
+	if err == nil {
+		ch, err = t.Channel(channel)
 	}
-	ch, err := t.Channel(channel)
-	if err != nil {
-		return wire.SubFailed(wire.ReasonExiting)
+	if err == nil {
+		sub, err = c.h.shard.Subscribe(ch, c, int64(c.client.MsgTimeout), int(c.client.SampleRate))
 	}
-	sub, err := c.h.shard.Subscribe(ch, c, int64(c.client.MsgTimeout), int(c.client.SampleRate))
 	switch {
 	case errors.Is(err, broker.ErrTooManyConsumers):
-		return wire.TooManyConsumers(topic, channel, e.opts.MaxChannelConsumers)
+		return wire.TooManyConsumers(topic, channel, e.opts.MaxChannelConsumers), false
 	case err != nil:
-		return wire.SubFailed(wire.ReasonExiting)
+		return wire.SubFailed(err.Error()), errors.Is(err, broker.ErrExiting)
 	}
 	c.sub = sub
 	c.shut = true
 	c.state = stateSubscribed
 	c.ok()
-	return nil
+	return nil, false
 }
 
 func (c *conn) cmdIdentify(cmd *wire.Command) *wire.Error {
@@ -237,7 +295,7 @@ func (c *conn) cmdIdentify(cmd *wire.Command) *wire.Error {
 	if werr != nil {
 		return werr
 	}
-	c.client = id
+	c.client, c.identified = id, true
 	c.beatNs = int64(id.HeartbeatInterval)
 	c.startTimer(c.nc.Loop().Now())
 	if !id.Negotiate {

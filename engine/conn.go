@@ -29,11 +29,12 @@ type conn struct {
 	nc  *netloop.Conn
 	seq uint32 // its place in handler.conns
 
-	greeted   bool // the magic came
-	state     state
-	client    wire.Identify
-	connected time.Time
-	peer      string
+	greeted    bool // the magic came
+	identified bool // an IDENTIFY was accepted
+	state      state
+	client     wire.Identify
+	connected  time.Time
+	peer       string
 
 	sub  *broker.Subscriber
 	shut bool // SUB is not answered yet: no message may pass its OK
@@ -49,6 +50,11 @@ type conn struct {
 	stuffed bool   // reading is paused until the output has drained
 	closing bool   // a fatal error is among the answers
 	resume  wire.BatchState
+	again   *subAgain   // a SUB that waits to be tried again
+	begun   bool        // a command has begun and is not complete
+	watched bool        // on the handler's list for sweep
+	reads   uint32      // nc.Reads when sweep last saw it move
+	movedNs int64       // when that was
 	stall   *wire.Error // what the client is told if the body it has begun never ends
 
 	timer     uint32 // handle, 0 for none
@@ -69,6 +75,7 @@ var (
 	errStuck  = errors.New("client does not read")
 	errMagic  = errors.New("no protocol version in time")
 	errLine   = errors.New("command line too long")
+	errStall  = errors.New("client stalls")
 )
 
 // Accepted says that what the connection has published is accepted, or why it
@@ -85,9 +92,14 @@ func (c *conn) Accepted(err error) {
 	c.flushAnswers()
 	if c.waiting {
 		c.waiting = false
-		if !c.stuffed && !c.closing {
-			c.nc.ResumeRead()
-		}
+		c.listen()
+	}
+}
+
+// listen reads on unless there is a reason not to.
+func (c *conn) listen() {
+	if !c.waiting && !c.stuffed && !c.closing && c.again == nil {
+		c.nc.ResumeRead()
 	}
 }
 
@@ -155,6 +167,7 @@ func (c *conn) flushAnswers() {
 	}
 	if c.closing {
 		c.nc.CloseAfterFlush()
+		c.h.watchOver(c) // who does not read its last bytes does not keep us
 	}
 	if c.shut {
 		c.shut = false
@@ -202,7 +215,11 @@ func (c *conn) setTimer() {
 		c.timer = 0
 	}
 	if c.beatNs > 0 {
-		c.timer = s.AddTimer(min(c.nextBeat, c.heardNs+2*c.beatNs), c.seq)
+		due := min(c.nextBeat, c.heardNs+2*c.beatNs)
+		if c.again != nil {
+			due = min(due, c.again.dueNs)
+		}
+		c.timer = s.AddTimer(due, c.seq)
 	}
 }
 
@@ -213,6 +230,8 @@ func (c *conn) onTimer(now int64) {
 	case !c.greeted:
 		c.nc.Close(errMagic)
 		return
+	case c.again != nil && now >= c.again.dueNs:
+		c.subscribeAgain()
 	case now >= c.heardNs+2*c.beatNs && !c.waiting && !c.stuffed:
 		c.silent()
 		return

@@ -139,6 +139,8 @@ func (e *Engine) openGroup() (err error) {
 	e.group, err = netloop.NewGroup(netloop.Options{
 		Loops:       len(e.handlers),
 		OutputLimit: e.opts.OutputLimit,
+		ConnLimit:   int(e.opts.ConnectionLimit()),
+		MemoryLimit: e.opts.ConnectionMemory(),
 		Logf:        func(format string, args ...any) { e.log.printf(LogWarn, format, args...) },
 	}, func(i int) netloop.Handler {
 		e.handlers[i] = &handler{e: e}
@@ -160,6 +162,8 @@ func (e *Engine) openBroker() error {
 		MemoryLimit:         e.opts.MemoryBudget(),
 		MaxMsgTimeout:       int64(e.opts.MaxMsgTimeout),
 		MaxChannelConsumers: e.opts.MaxChannelConsumers,
+		MaxTopics:           e.opts.MaxTopics,
+		MaxChannels:         e.opts.MaxChannels,
 		DataPath:            e.dataPath(),
 		Durability:          broker.Durability(e.opts.Durability),
 		Journal: mmapqueue.JournalOptions{
@@ -226,7 +230,7 @@ func (e *Engine) listen() (err error) {
 	s := httpapi.NewServer(httpapi.New(e.httpConfig()), e.opts.ReapTimeout)
 	e.servers = append(e.servers, s)
 	e.serverWG.Go(func() {
-		if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		if err := s.Serve(e.bounded(l)); !errors.Is(err, http.ErrServerClosed) {
 			e.httpError <- err
 		}
 	})

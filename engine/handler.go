@@ -19,6 +19,7 @@ type handler struct {
 	conns   []*conn // by conn.seq; nil where free
 	free    []uint32
 	owing   []*conn // with answers to send
+	watch   []*conn // in the middle of something: see sweep
 	inRound bool
 	ended   bool
 
@@ -80,7 +81,7 @@ func (h *handler) Traffic(nc *netloop.Conn, b []byte) (used int) {
 	}
 	heard := false
 	c.stall = nil
-	for used < len(b) && !c.closing {
+	for used < len(b) && !c.closing && c.again == nil {
 		n, done := h.command(c, b[used:])
 		if !done {
 			break
@@ -93,6 +94,9 @@ func (h *handler) Traffic(nc *netloop.Conn, b []byte) (used int) {
 	}
 	if c.closing || nc.Closing() {
 		return len(b)
+	}
+	if c.begun = used < len(b); c.begun {
+		h.watchOver(c)
 	}
 	if nc.Full() && !c.stuffed && c.sub == nil {
 		// A producer that does not read its answers is not read either.
@@ -162,9 +166,7 @@ func (h *handler) Drained(nc *netloop.Conn) {
 	}
 	if c.stuffed {
 		c.stuffed = false
-		if !c.waiting {
-			nc.ResumeRead()
-		}
+		c.listen()
 	}
 }
 
@@ -189,6 +191,7 @@ func (h *handler) Closed(nc *netloop.Conn, err error) {
 		}
 		c.sub = nil
 	}
+	c.begun = false
 	h.conns[c.seq] = nil
 	h.free = append(h.free, c.seq)
 }
@@ -227,6 +230,10 @@ func (h *handler) Timer(l *netloop.Loop, now int64) (next int64) {
 }
 
 func (h *handler) onTimer(token uint32) {
+	if token == sweepToken {
+		h.sweep(h.loop.Now())
+		return
+	}
 	if c := h.conns[token]; c != nil {
 		c.onTimer(h.loop.Now())
 	}

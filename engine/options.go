@@ -96,13 +96,21 @@ type Options struct {
 
 	// The rest is zsq's own.
 
-	Durability                               Durability    // what the death of the process and a loss of power may take
-	Loops                                    int           // event loops; 0: see LoopCount
-	MemoryLimit                              int64         // bytes for messages in memory; 0: see MemoryBudget
-	MaxBacklogBytes, MaxBacklogBytesPerTopic int64         // on disk; 0 is no limit
-	ExportUpstream                           string        // where to write the data path for upstream's nsqd, instead of serving
-	OutputLimit                              int64         // bytes a connection may owe its reader
-	ReapTimeout                              time.Duration // how long a stalled HTTP request or handshake may take
+	Durability  Durability // what the death of the process and a loss of power may take
+	Loops       int        // event loops; 0: see LoopCount
+	MemoryLimit int64      // bytes for messages in memory; 0: see MemoryBudget
+	OutputLimit int64      // bytes a connection may owe its reader
+
+	MaxBacklogBytes, MaxBacklogBytesPerTopic int64 // on disk; 0 is no limit
+
+	ExportUpstream string // where to write the data path for upstream's nsqd, instead of serving
+
+	MaxConnections        int64 // clients over TCP at once; 0: see ConnectionLimit
+	MaxTopics             int   // 0: no limit
+	MaxChannels           int   // per topic; 0: no limit
+	ConnectionMemoryLimit int64 // bytes that all connections may buffer; 0: see ConnectionMemory
+
+	ReapTimeout time.Duration // how long a stalled HTTP request or handshake may take
 }
 
 // NewOptions returns upstream's defaults and, for our own settings, ours. The
@@ -241,6 +249,10 @@ func (o *Options) validateRanges() error {
 		{o.MaxBacklogBytes >= 0, "--max-backlog-bytes must not be negative"},
 		{o.MaxBacklogBytesPerTopic >= 0, "--max-backlog-bytes-per-topic must not be negative"},
 		{o.ReapTimeout > 0, "--reap-timeout must be > 0"},
+		{o.MaxConnections >= 0, "--max-connections must be >= 0"},
+		{o.MaxTopics >= 0, "--max-topics must be >= 0"},
+		{o.MaxChannels >= 0, "--max-channels must be >= 0"},
+		{o.ConnectionMemoryLimit >= 0, "--connection-memory-limit must be >= 0"},
 	} {
 		if !c.ok {
 			return errors.New(c.text)
@@ -385,7 +397,11 @@ func (o *Options) Fields() []Field {
 		{Own: true, Flag: "max-backlog-bytes-per-topic", Usage: "the same for each topic", Ptr: &o.MaxBacklogBytesPerTopic},
 		{Own: true, Flag: "memory-limit", Usage: "bytes for messages in memory (default 0, a quarter of the memory there is)", Ptr: &o.MemoryLimit},
 		{Own: true, Flag: "output-limit", Usage: "bytes a client may leave unread before it is served no more", Ptr: &o.OutputLimit},
-		{Own: true, Flag: "reap-timeout", Usage: "time after which a stalled HTTP request is cut off", Ptr: &o.ReapTimeout},
+		{Own: true, Flag: "reap-timeout", Usage: "time after which a client that stalls in the middle of something is cut off", Ptr: &o.ReapTimeout},
+		{Own: true, Flag: "max-connections", Usage: "TCP clients served at once, others wait (default 0, what the limit of open files allows)", Ptr: &o.MaxConnections},
+		{Own: true, Flag: "connection-memory-limit", Usage: "bytes that all connections together may buffer (default 0, a quarter of what messages may have)", Ptr: &o.ConnectionMemoryLimit},
+		{Own: true, Flag: "max-topics", Usage: "topics there may be (default 0, no limit)", Ptr: &o.MaxTopics},
+		{Own: true, Flag: "max-channels", Usage: "channels a topic may have (default 0, no limit)", Ptr: &o.MaxChannels},
 	}
 	for i := range f {
 		if f[i].Key == "" {

@@ -20,6 +20,8 @@ type Options struct {
 	MemoryLimit         int64             // bytes of message memory; beyond it messages overflow to disk
 	MaxMsgTimeout       int64             // ns, the limit of TOUCH
 	MaxChannelConsumers int               // 0: no limit
+	MaxTopics           int               // 0: no limit; what an earlier run left is never refused
+	MaxChannels         int               // per topic, likewise
 	DataPath            string            // parent of the backlogs' directories; "" keeps no backlog beyond this process
 	Log                 mmapqueue.Options // for the backlogs
 	Durability          Durability        // what the death of the process may take
@@ -50,6 +52,8 @@ type Broker struct {
 
 	mu      sync.Mutex // creation and deletion of topics
 	topics  directory
+	count   int         // of topics; under mu
+	limited atomic.Bool // the limits hold: the restore is over
 	closing atomic.Bool
 	helpers sync.WaitGroup // refillers and pumps
 
@@ -115,9 +119,13 @@ func (b *Broker) Topic(name string) (*Topic, error) {
 	if b.closing.Load() {
 		return nil, ErrExiting
 	}
+	if most := b.opts.MaxTopics; most > 0 && b.count >= most && b.limited.Load() {
+		return nil, ErrTooManyTopics
+	}
 	t := b.newTopic(name, b.directory(name, b.ids.take(1)))
 	b.born(t.hold())
 	b.topics.set(name, t)
+	b.count++
 	b.changed(t.ephemeral)
 	return t, nil
 }
@@ -149,6 +157,12 @@ func (b *Broker) DeleteTopic(name string) error {
 	if t == nil || t.exiting.Swap(true) {
 		return ErrTopicNotFound
 	}
+	b.endTopic(t)
+	return nil
+}
+
+// endTopic deletes a topic that was marked as exiting by the caller.
+func (b *Broker) endTopic(t *Topic) {
 	t.mu.Lock()
 	v := *t.view.Load()
 	if v.hold == nil {
@@ -173,10 +187,10 @@ func (b *Broker) DeleteTopic(name string) error {
 		}
 	})
 	b.mu.Lock()
-	b.topics.set(name, nil)
+	b.topics.set(t.name, nil)
+	b.count--
 	b.mu.Unlock()
 	b.changed(t.ephemeral)
-	return nil
 }
 
 // DeleteChannel deletes a channel and its messages and closes its subscribers'
@@ -205,12 +219,13 @@ func (b *Broker) deleteChannel(t *Topic, c *Channel) {
 		v.hold = t.newQueue("")
 	}
 	t.setView(&v)
-	last := len(v.channels) == 0
+	// Under mu, so that no channel comes into a topic that goes.
+	last := t.ephemeral && len(v.channels) == 0 && !t.exiting.Swap(true)
 	t.mu.Unlock()
 	c.delete()
 	b.changed(t.ephemeral || c.ephemeral)
-	if last && t.ephemeral {
-		_ = b.DeleteTopic(t.name) // someone else may have been quicker
+	if last {
+		b.endTopic(t)
 	}
 }
 

@@ -14,6 +14,9 @@ var (
 	// ErrTopicNotFound and ErrChannelNotFound say so.
 	ErrTopicNotFound   = errors.New("topic not found")
 	ErrChannelNotFound = errors.New("channel not found")
+	// ErrTooManyTopics and ErrTooManyChannels say that Options allow no more.
+	ErrTooManyTopics   = errors.New("topics exceed limit")
+	ErrTooManyChannels = errors.New("channels of the topic exceed limit")
 	// ErrTooManyConsumers says that the channel's consumer limit is reached.
 	ErrTooManyConsumers = errors.New("consumers exceed limit")
 )

@@ -69,6 +69,7 @@ func (b *Broker) Open() error {
 	}
 	for _, t := range opened {
 		b.topics.set(t.name, t)
+		b.count++
 	}
 	for _, t := range opened {
 		t.refillAll()
@@ -121,8 +122,9 @@ func topicOf(d fs.DirEntry) (name string, ok bool) {
 }
 
 // EndRestore comes after the last Restore. It ends the pause of topics that hold
-// messages back and that no Restore was for.
+// messages back and that no Restore was for. From then on the limits hold.
 func (b *Broker) EndRestore() {
+	b.limited.Store(true)
 	for _, t := range b.Topics() {
 		if t.opening {
 			t.opening = false

@@ -58,7 +58,12 @@ func (s *Shard) Subscribe(c *Channel, sink Sink, timeoutNs int64, sample int) (*
 	if c.exiting.Load() || c.topic.exiting.Load() {
 		return nil, ErrExiting
 	}
-	if n := c.clients.Add(1); s.b.opts.MaxChannelConsumers > 0 && n > int64(s.b.opts.MaxChannelConsumers) {
+	n := c.clients.Add(1)
+	if n <= 0 { // DeleteIfUnused was quicker
+		c.clients.Add(-1)
+		return nil, ErrExiting
+	}
+	if s.b.opts.MaxChannelConsumers > 0 && n > int64(s.b.opts.MaxChannelConsumers) {
 		c.clients.Add(-1)
 		return nil, ErrTooManyConsumers
 	}
@@ -95,10 +100,13 @@ func (s *Shard) Unsubscribe(sub *Subscriber) (deleteChannel bool) {
 // DeleteIfUnused deletes an ephemeral channel that has no client. It must not
 // be called on a loop.
 func (b *Broker) DeleteIfUnused(c *Channel) {
-	if c.clients.Load() == 0 {
+	if c.clients.CompareAndSwap(0, clientsShut) {
 		b.deleteChannel(c.topic, c)
 	}
 }
+
+// clientsShut is the number of clients of a channel that takes no more.
+const clientsShut = -1 << 62
 
 func (s *Shard) detach(sub *Subscriber) {
 	l := sub.local

@@ -123,6 +123,9 @@ func (t *Topic) Channel(name string) (*Channel, error) {
 		return c, nil
 	}
 	v := *t.view.Load()
+	if most := t.b.opts.MaxChannels; most > 0 && len(v.channels) >= most && t.b.limited.Load() {
+		return nil, ErrTooManyChannels
+	}
 	c := t.newChannel(name)
 	inherit := len(v.channels) == 0 && !t.paused.Load()
 	if inherit && (t.ephemeral || !c.ephemeral) {

@@ -19,6 +19,7 @@ import (
 	"net/http"
 	"runtime/debug"
 	"strings"
+	"sync/atomic"
 	"time"
 )
 
@@ -27,6 +28,8 @@ var (
 	ErrTopicNotFound   = errors.New("topic not found")
 	ErrChannelNotFound = errors.New("channel not found")
 	ErrExiting         = errors.New("exiting")
+	ErrTooManyTopics   = errors.New("topics exceed limit")
+	ErrTooManyChannels = errors.New("channels exceed limit")
 )
 
 // ErrInvalidOption is what Config.SetOption returns for a name that cannot be
@@ -78,8 +81,10 @@ const (
 	LevelError = 4
 )
 
-// Limits bounds what requests may carry. All of them must be set.
+// Limits bounds what requests may carry. All of them must be set, but for
+// MaxBodies, which is no limit when zero.
 type Limits struct {
+	MaxBodies     int64 // bytes of all bodies that are being read or published
 	MaxMsgSize    int64 // bytes
 	MaxBodySize   int64 // bytes
 	MaxReqTimeout time.Duration
@@ -139,10 +144,11 @@ type Info struct {
 	OwnVersion             string        `json:"zsq_version,omitempty"`
 }
 
-// api is the handler. It has no state but its configuration.
+// api is the handler.
 type api struct {
 	Config
 	routes map[string]methods
+	bodies atomic.Int64 // bytes counted against Limits.MaxBodies
 }
 
 // New returns the handler of the whole API. It keeps cfg.

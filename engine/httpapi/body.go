@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"errors"
 	"io"
 	"net/http"
 	"time"
@@ -29,10 +30,41 @@ func (b *bodyReader) Read(p []byte) (int, error) {
 // Close closes the body.
 func (b *bodyReader) Close() error { return b.body.Close() }
 
+// bodyStep is how much a body grows, in bytes, before it is counted: most are
+// never.
+const bodyStep = 64 << 10
+
+// errMemory says that bodies have used up Limits.MaxBodies.
+var errMemory = errors.New("too many bytes in bodies")
+
 // readBody reads the body into a pooled buffer, at most limit+1 bytes of it, so
-// that a longer one shows. The caller puts the buffer back, also after an error.
-func readBody(r *http.Request, limit int64) (*bytebufferpool.ByteBuffer, error) {
+// that a longer one shows. The caller gives the buffer to doneBody, also after
+// an error.
+func (a *api) readBody(r *http.Request, limit int64) (*bytebufferpool.ByteBuffer, error) {
 	buf := bytebufferpool.Get()
-	_, err := buf.ReadFrom(io.LimitReader(r.Body, limit+1))
-	return buf, err
+	body := io.LimitReader(r.Body, limit+1)
+	for {
+		n, err := buf.ReadFrom(io.LimitReader(body, bodyStep))
+		if err != nil || n < bodyStep {
+			return buf, err
+		}
+		if used := a.bodies.Add(bodyStep); a.Limits.MaxBodies > 0 && used > a.Limits.MaxBodies {
+			return buf, errMemory
+		}
+	}
+}
+
+// doneBody takes back what readBody gave.
+func (a *api) doneBody(buf *bytebufferpool.ByteBuffer) {
+	// As many whole steps as were counted: each is behind a full read.
+	a.bodies.Add(-int64(buf.Len() / bodyStep * bodyStep))
+	bytebufferpool.Put(buf)
+}
+
+// bodyError is what a client is told whose body could not be read.
+func bodyError(err error) *apiError {
+	if errors.Is(err, errMemory) {
+		return errOutOfMemory
+	}
+	return errInternal
 }

@@ -3,8 +3,6 @@ package httpapi
 import (
 	"errors"
 	"net/http"
-
-	"github.com/valyala/bytebufferpool"
 )
 
 // configGet is GET /config/:opt.
@@ -15,11 +13,11 @@ func (a *api) configGet(w *responseWriter, _ *http.Request, name string) {
 // configPut is PUT /config/:opt: the body is the new value, the answer the
 // value as GET shows it. Sizes are checked before the name.
 func (a *api) configPut(w *responseWriter, r *http.Request, name string) {
-	buf, err := readBody(r, a.Limits.MaxMsgSize)
-	defer bytebufferpool.Put(buf)
+	buf, err := a.readBody(r, a.Limits.MaxMsgSize)
+	defer a.doneBody(buf)
 	switch {
 	case err != nil:
-		w.v1(nil, errInternal)
+		w.v1(nil, bodyError(err))
 		return
 	case buf.Len() == 0 || int64(buf.Len()) > a.Limits.MaxMsgSize:
 		w.v1(nil, errValueSize)

@@ -157,7 +157,7 @@ var (
 )
 
 // config is an API on b as the upstream daemon of exchanges.txt was set up.
-func config(t *testing.T, b *fakeBroker) httpapi.Config {
+func config(t testing.TB, b *fakeBroker) httpapi.Config {
 	b.topics = map[string]*fakeTopic{}
 	var mu sync.Mutex
 	options := map[string]any{

@@ -3,13 +3,12 @@ package httpapi
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"io"
 	"net/http"
 	"net/url"
 	"strconv"
 	"time"
-
-	"github.com/valyala/bytebufferpool"
 )
 
 // pub is POST /pub: the body is one message. Sizes are checked before names,
@@ -18,11 +17,11 @@ func (a *api) pub(r *http.Request) (any, *apiError) {
 	if r.ContentLength > a.Limits.MaxMsgSize {
 		return nil, errMsgTooBig
 	}
-	buf, err := readBody(r, a.Limits.MaxMsgSize)
-	defer bytebufferpool.Put(buf)
+	buf, err := a.readBody(r, a.Limits.MaxMsgSize)
+	defer a.doneBody(buf)
 	switch {
 	case err != nil:
-		return nil, errInternal
+		return nil, bodyError(err)
 	case int64(buf.Len()) > a.Limits.MaxMsgSize:
 		return nil, errMsgTooBig
 	case buf.Len() == 0:
@@ -55,11 +54,13 @@ func (a *api) mpub(r *http.Request) (any, *apiError) {
 	if aerr != nil {
 		return nil, aerr
 	}
-	buf, err := readBody(r, limit)
-	defer bytebufferpool.Put(buf)
+	buf, err := a.readBody(r, limit)
+	defer a.doneBody(buf)
 
 	var bodies [][]byte
 	switch {
+	case errors.Is(err, errMemory):
+		return nil, errOutOfMemory
 	case a.isBinary(r, q):
 		if int64(buf.Len()) > limit {
 			return nil, errBodyTooBig // upstream takes chunked bodies of any size
@@ -96,6 +97,9 @@ func (a *api) publishTopic(r *http.Request) (string, url.Values, *apiError) {
 	if !a.Broker.HasTopic(topic) {
 		if err := a.Broker.CreateTopic(topic); err != nil {
 			a.Logf(LevelError, "failed to create topic %s - %s", topic, err)
+			if errors.Is(err, ErrTooManyTopics) {
+				return "", nil, errTooManyTopics
+			}
 			return "", nil, errExiting
 		}
 	}

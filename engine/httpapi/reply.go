@@ -36,6 +36,9 @@ var (
 	errBadBody          = &apiError{413, "BAD_BODY"}
 	errBadMessage       = &apiError{413, "BAD_MESSAGE"}
 	errInvalidDefer     = &apiError{400, "INVALID_DEFER"}
+	errTooManyTopics    = &apiError{403, "TOO_MANY_TOPICS"}
+	errTooManyChannels  = &apiError{403, "TOO_MANY_CHANNELS"}
+	errOutOfMemory      = &apiError{503, "OUT_OF_MEMORY"}
 	errExiting          = &apiError{503, "EXITING"}
 	errInvalidOption    = &apiError{400, "INVALID_OPTION"}
 	errInvalidValue     = &apiError{400, "INVALID_VALUE"}

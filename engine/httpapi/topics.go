@@ -45,6 +45,10 @@ func (a *api) done(r *http.Request, err error) (any, *apiError) {
 		return nil, errTopicNotFound
 	case errors.Is(err, ErrChannelNotFound):
 		return nil, errChannelNotFound
+	case errors.Is(err, ErrTooManyTopics):
+		return nil, errTooManyTopics
+	case errors.Is(err, ErrTooManyChannels):
+		return nil, errTooManyChannels
 	default:
 		a.Logf(LevelError, "failure in %s - %s", r.URL.Path, err)
 		return nil, errInternal

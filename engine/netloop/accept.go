@@ -86,6 +86,15 @@ func (l *listener) run() {
 	}
 	starved := false
 	for {
+		for l.g.opt.ConnLimit > 0 && l.g.conns.Load() >= int64(l.g.opt.ConnLimit) {
+			if !starved {
+				starved = true
+				l.g.opt.Logf("netloop: accept on %s: the limit of %d connections is reached; waiting for one to close", l.ln.Addr(), l.g.opt.ConnLimit)
+			}
+			if !l.g.waitFree() {
+				return
+			}
+		}
 		var (
 			fd   int
 			peer unix.Sockaddr
@@ -133,12 +142,7 @@ func (g *Group) waitFree() bool {
 
 // place sets a fresh connection's options and gives it to the next loop.
 func (g *Group) place(fd int, peer unix.Sockaddr, tcp bool) {
-	if n := g.conns.Add(1); g.opt.ConnLimit > 0 && n > int64(g.opt.ConnLimit) {
-		g.conns.Add(-1)
-		g.refused.Add(1)
-		_ = unix.Close(fd)
-		return
-	}
+	g.conns.Add(1)
 	if tcp {
 		// A failure here means that the peer is gone already; reading will tell.
 		_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)

@@ -52,6 +52,7 @@ type Conn struct {
 	inOff    int
 	expect   int // Traffic has nothing to do before this many bytes; 0: any
 	lastRead int // bytes of the last read
+	reads    uint32
 
 	out      []byte // pooled; out[outOff:] waits to be sent, bigs in between
 	outOff   int
@@ -95,12 +96,16 @@ func (c *Conn) Full() bool {
 	if c.phase >= phaseLinger {
 		return true
 	}
-	if c.blocked || c.buffered >= c.loop.group.opt.OutputLimit {
+	if c.blocked || c.buffered >= c.loop.group.opt.OutputLimit || c.buffered > 0 && c.loop.pool.full() {
 		c.wasFull = true
 		return true
 	}
 	return false
 }
+
+// Reads returns how many reads have brought bytes; it wraps. Who sees the same
+// number twice knows that the peer has not moved.
+func (c *Conn) Reads() uint32 { return c.reads }
 
 // Closing reports whether the connection was asked to close, or has been.
 func (c *Conn) Closing() bool { return c.phase != phaseOpen }

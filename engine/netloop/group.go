@@ -73,9 +73,15 @@ type Options struct {
 	// waits for the peer's kernel to have it; 2 s by default.
 	Linger time.Duration
 
-	// ConnLimit is the number of connections beyond which new ones are closed at
-	// once; 0 means no limit.
+	// ConnLimit is the number of connections beyond which new ones wait in the
+	// kernel's queue until one closes; 0 means no limit.
 	ConnLimit int
+
+	// MemoryLimit bounds the buffers of all connections together, in bytes; 0
+	// means no limit. Each loop has its part. At the limit, what has unsent output
+	// is Full, and a connection whose unused input has to grow is closed with
+	// ErrMemory.
+	MemoryLimit int64
 
 	// Logf takes a line about what the world did to us; nothing by default.
 	Logf func(format string, args ...any)
@@ -110,7 +116,6 @@ type Group struct {
 
 	next    atomic.Uint64 // connections placed, for the round robin
 	conns   atomic.Int64  // connections open or on their way to a loop
-	refused atomic.Int64  // connections closed because of ConnLimit
 	starved atomic.Bool   // an acceptor waits for a connection to close
 	freed   chan struct{} // wakes it; capacity 1
 
@@ -123,6 +128,9 @@ type Group struct {
 	wg  sync.WaitGroup // the loops' goroutines
 	err error          // the first loop failure; guarded by mu
 }
+
+// ErrMemory ends a connection that would take more than Options.MemoryLimit.
+var ErrMemory = errors.New("connections have no memory left")
 
 // NewGroup makes the loops; handler is called once for each, with its index.
 // Nothing runs before Start. It fails when the kernel gives no descriptors.
@@ -147,9 +155,6 @@ func (g *Group) Loops() []*Loop { return g.loops }
 
 // Conns returns the number of open connections.
 func (g *Group) Conns() int { return int(g.conns.Load()) }
-
-// Refused returns how many connections ConnLimit turned away.
-func (g *Group) Refused() int64 { return g.refused.Load() }
 
 // Start runs each loop on a goroutine of its own. Shutdown ends them.
 func (g *Group) Start() {

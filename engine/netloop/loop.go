@@ -85,6 +85,9 @@ type Loop struct {
 func newLoop(g *Group, index int, h Handler) (*Loop, error) {
 	l := &Loop{group: g, handler: h, index: index, wakeFd: -1, timerFd: -1}
 	l.eof, _ = h.(EOFHandler)
+	if g.opt.MemoryLimit > 0 {
+		l.pool.limit = max(1, g.opt.MemoryLimit/int64(g.opt.Loops))
+	}
 	l.rbuf = make([]byte, headroom+g.opt.ReadBuffer)
 	var err error
 	if l.poller, err = netpoll.OpenPoller(); err != nil {

@@ -5,10 +5,12 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"math/rand"
 	"net"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -468,17 +470,49 @@ func TestAcceptSurvivesEMFILE(t *testing.T) {
 	echoes(t, second, 3, []byte("second"))
 }
 
+// TestConnLimit has a second connection wait until the first one has gone.
 func TestConnLimit(t *testing.T) {
-	g, addr := start(t, Options{ConnLimit: 1}, &script{traffic: echo})
+	said := make(chan string, 10)
+	g, addr := start(t, Options{ConnLimit: 1, Logf: func(f string, args ...any) {
+		said <- fmt.Sprintf(f, args...)
+	}}, &script{traffic: echo})
 	first := dial(t, "tcp", addr)
 	echoes(t, first, 1, []byte("first"))
-	if _, err := dial(t, "tcp", addr).Read(make([]byte, 1)); err == nil {
-		t.Error("a connection beyond the limit was served")
-	}
-	if g.Refused() != 1 {
-		t.Errorf("%d refused", g.Refused())
+	second := dial(t, "tcp", addr)
+	if text := <-said; !strings.Contains(text, "limit of 1 connections") {
+		t.Errorf("said %q", text)
 	}
 	echoes(t, first, 2, []byte("first goes on"))
+	if n := g.Conns(); n != 1 {
+		t.Errorf("%d connections", n)
+	}
+	_ = first.Close()
+	echoes(t, second, 3, []byte("second"))
+}
+
+// TestMemoryLimit fills the buffers of connections: the one that has to grow
+// then is closed, and the others go on.
+func TestMemoryLimit(t *testing.T) {
+	const limit = 1 << 20
+	closed := make(chan error, 100)
+	h := &script{traffic: func(c *Conn, b []byte) int {
+		if b[0] == 'x' { // a command that never ends
+			return 0
+		}
+		return echo(c, b)
+	}, closed: func(_ *Conn, err error) { closed <- err }}
+	_, addr := start(t, Options{MemoryLimit: limit}, h)
+	good := dial(t, "tcp", addr)
+	echoes(t, good, 1, []byte("before"))
+	glutton := dial(t, "tcp", addr)
+	junk := bytes.Repeat([]byte("x"), 64<<10)
+	for err := error(nil); err == nil; {
+		_, err = glutton.Write(junk)
+	}
+	if err := <-closed; !errors.Is(err, ErrMemory) {
+		t.Errorf("closed: %v, want ErrMemory", err)
+	}
+	echoes(t, good, 2, []byte("after"))
 }
 
 func TestUnixSocket(t *testing.T) {

@@ -16,10 +16,16 @@ const (
 // pool holds a loop's free buffers by size class. It belongs to one goroutine.
 //
 // Invariant: held <= poolBytesHold, and held is the sum of all free capacities.
+// 0 <= used, which is the sum of the capacities that are out.
 type pool struct {
-	free [classMax + 1][][]byte
-	held int
+	free  [classMax + 1][][]byte
+	held  int
+	used  int64
+	limit int64 // 0: none
 }
+
+// full reports whether what is out has reached the limit.
+func (p *pool) full() bool { return p.limit > 0 && p.used >= p.limit }
 
 // class returns the size class that holds n bytes.
 func class(n int) int {
@@ -31,8 +37,10 @@ func class(n int) int {
 func (p *pool) get(n int) []byte {
 	k := class(n)
 	if k > classMax {
+		p.used += int64(n)
 		return make([]byte, 0, n)
 	}
+	p.used += 1 << k
 	list := p.free[k]
 	if len(list) == 0 {
 		return make([]byte, 0, 1<<k)
@@ -49,6 +57,7 @@ func (p *pool) put(b []byte) {
 	if cap(b) == 0 {
 		return
 	}
+	p.used -= int64(cap(b))
 	poison(b[:cap(b)])
 	k := class(cap(b))
 	if k > classMax || cap(b) != 1<<k || p.held+cap(b) > poolBytesHold {

@@ -42,7 +42,10 @@ func (c *Conn) read() {
 
 // readTail reads behind the rest, into the connection's own buffer.
 func (c *Conn) readTail() {
-	c.makeRoom()
+	if !c.makeRoom() {
+		c.Close(ErrMemory)
+		return
+	}
 	end := cap(c.in)
 	if c.expect > 0 {
 		// Stop where the message ends, so that nothing needs to move afterwards.
@@ -56,8 +59,9 @@ func (c *Conn) readTail() {
 }
 
 // makeRoom sees to it that the buffer has space behind what it holds: as much as
-// it holds, or as is expected if that is less.
-func (c *Conn) makeRoom() {
+// it holds, or as is expected if that is less. It reports false if that takes
+// more memory than the loop's connections may have.
+func (c *Conn) makeRoom() bool {
 	have := len(c.in) - c.inOff
 	more := max(have, 1<<classMin)
 	if c.expect > have {
@@ -68,11 +72,14 @@ func (c *Conn) makeRoom() {
 	case c.inOff > 0 && cap(c.in)-have >= more:
 		c.in = c.in[:copy(c.in, c.in[c.inOff:])]
 		c.inOff = 0
+	case c.loop.pool.full():
+		return false
 	default:
 		b := append(c.loop.pool.get(have+more), c.in[c.inOff:]...)
 		c.releaseIn()
 		c.in = b
 	}
+	return true
 }
 
 // readInto reads once. It returns false when there is nothing to show.
@@ -81,6 +88,7 @@ func (c *Conn) readInto(b []byte) (int, bool) {
 	switch {
 	case n > 0:
 		c.lastRead = n
+		c.reads++
 		return n, true
 	case err == nil:
 		c.endOfStream()
@@ -122,6 +130,9 @@ func (c *Conn) checkUsed(used, size int) {
 	}
 }
 
+// smallInput is what a connection may keep, in bytes, even when memory is short.
+const smallInput = 1 << classMin
+
 // keep stores b, which must not lie in the connection's own buffer, as the rest.
 func (c *Conn) keep(b []byte) {
 	if len(b) == 0 || c.phase != phaseOpen {
@@ -129,6 +140,11 @@ func (c *Conn) keep(b []byte) {
 		return
 	}
 	if cap(c.in) < len(b) {
+		if len(b) > smallInput && c.loop.pool.full() {
+			c.releaseIn()
+			c.Close(ErrMemory)
+			return
+		}
 		c.releaseIn()
 		c.in = c.loop.pool.get(len(b))
 	}

@@ -72,6 +72,7 @@ type broker struct {
 	tcp, http string // addresses
 	dir       string // data path
 	flags     []string
+	ulimit    string // arguments of the shell's ulimit, or empty
 
 	cmd  *exec.Cmd
 	log  *lockedBuffer
@@ -82,7 +83,13 @@ type broker struct {
 // test ends, and its log is shown when the test has failed.
 func startBroker(t *testing.T, flags ...string) *broker {
 	t.Helper()
-	b := &broker{dir: t.TempDir(), flags: flags, log: new(lockedBuffer)}
+	return startLimited(t, "", flags...)
+}
+
+// startLimited is startBroker with a resource limit.
+func startLimited(t *testing.T, ulimit string, flags ...string) *broker {
+	t.Helper()
+	b := &broker{dir: t.TempDir(), flags: flags, ulimit: ulimit, log: new(lockedBuffer)}
 	t.Cleanup(func() {
 		b.kill()
 		if t.Failed() {
@@ -104,12 +111,16 @@ func (b *broker) start(t *testing.T) {
 	}
 	for range 3 {
 		b.tcp, b.http = freeAddr(t), freeAddr(t)
-		b.cmd = exec.Command(path, append([]string{
+		flags := append([]string{
 			"--data-path=" + b.dir,
 			"--tcp-address=" + b.tcp,
 			"--http-address=" + b.http,
 			"--broadcast-address=127.0.0.1",
-		}, b.flags...)...)
+		}, b.flags...)
+		b.cmd = exec.Command(path, flags...)
+		if b.ulimit != "" {
+			b.cmd = exec.Command("sh", append([]string{"-c", "ulimit " + b.ulimit + `; exec "$0" "$@"`, path}, flags...)...)
+		}
 		b.cmd.Stdout, b.cmd.Stderr = b.log, b.log
 		if err := b.cmd.Start(); err != nil {
 			t.Fatal(err)

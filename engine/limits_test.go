@@ -1,0 +1,211 @@
+package engine_test
+
+import (
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/zsqio/zsq/internal/wire"
+)
+
+// TestReaped has a client of every kind stall that has no heartbeats, or has not
+// come as far as to have any. All of them are told what was missing, and closed.
+func TestReaped(t *testing.T) {
+	t.Parallel()
+	o := options(t)
+	o.ReapTimeout = 400 * time.Millisecond
+	e := start(t, o)
+	quiet := wire.Magic + identify(`{"heartbeat_interval":-1}`)
+	type client struct {
+		*peer
+		script, want string
+	}
+	var clients []client
+	begin := func(script, want string) {
+		p := dial(t, e)
+		p.send(script)
+		clients = append(clients, client{p, script, want})
+	}
+	begin("", "")
+	begin("  V", "")
+	begin(quiet+"PUB t", "OK")
+	begin(wire.Magic+"PUB t", "")
+	for _, c := range stalls {
+		begin(wire.Magic+c.script, c.want)
+	}
+	idle := greet(t, e, identify(`{"heartbeat_interval":-1}`))
+	idle.want("OK")
+	slow := greet(t, e, identify(`{"heartbeat_interval":-1}`), "PUB slow\n"+size(12))
+	slow.want("OK")
+	for range 12 { // never still for long
+		time.Sleep(o.ReapTimeout / 8)
+		slow.send("x")
+	}
+	slow.want("OK")
+	for _, c := range clients {
+		got := c.next()
+		if c.want != "" {
+			if got != c.want {
+				t.Errorf("%q: got %q, want %q", c.script, got, c.want)
+			}
+			got = c.next()
+		}
+		if got != ended {
+			t.Errorf("%q: got %q, want the end", c.script, got)
+		}
+	}
+	idle.send(pub("t", "x")) // between commands it may be silent for ever
+	idle.want("OK")
+}
+
+// TestReapedHTTP has HTTP requests stall in the head and in the body.
+func TestReapedHTTP(t *testing.T) {
+	t.Parallel()
+	o := options(t)
+	o.ReapTimeout = 300 * time.Millisecond
+	e := start(t, o)
+	for _, script := range []string{
+		"", "GET /pi", "GET /ping HTTP/1.1\r\nHost: x\r\n",
+		"POST /pub?topic=t HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nab",
+		"POST /pub?topic=t HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nab",
+		"POST /topic/create?topic=t HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nab",
+	} {
+		c, err := net.Dial("tcp", e.HTTPAddr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		if _, err := io.WriteString(c, script); err != nil {
+			t.Fatal(err)
+		}
+		_ = c.SetReadDeadline(time.Now().Add(patience))
+		if _, err := io.Copy(io.Discard, c); err != nil {
+			t.Errorf("%q: %v, want the end", script, err)
+		}
+	}
+}
+
+// TestLimitsOfNames shows what is said when there are as many topics, or
+// channels of a topic, as the options allow.
+func TestLimitsOfNames(t *testing.T) {
+	o := options(t)
+	o.MaxTopics, o.MaxChannels = 2, 1
+	e := start(t, o)
+	greet(t, e, pub("a", "x"), sub("b", "c")).want("OK", "OK")
+	greet(t, e, pub("a", "x"), pub("c", "x")).want("OK", "E_PUB_FAILED PUB failed topics exceed limit", ended)
+	greet(t, e, "MPUB c\n"+size(9)+size(1)+size(1)+"x").want("E_MPUB_FAILED MPUB failed topics exceed limit", ended)
+	greet(t, e, "DPUB c 0\n"+size(1)+"x").want("E_DPUB_FAILED DPUB failed topics exceed limit", ended)
+	greet(t, e, sub("c", "c")).want("E_SUB_FAILED SUB failed topics exceed limit", ended)
+	greet(t, e, sub("b", "d")).want("E_SUB_FAILED SUB failed channels of the topic exceed limit", ended)
+	greet(t, e, sub("a", "c")).want("OK")
+	f := func(path, body, want string) {
+		t.Helper()
+		resp, err := http.Post("http://"+e.HTTPAddr().String()+path, "", strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		text, err := io.ReadAll(resp.Body)
+		if got := resp.Status[:4] + string(text); err != nil || got != want {
+			t.Errorf("POST %s: %q, %v; want %q", path, got, err, want)
+		}
+	}
+	f("/pub?topic=c", "x", `403 {"message":"TOO_MANY_TOPICS"}`)
+	f("/mpub?topic=c", "x", `403 {"message":"TOO_MANY_TOPICS"}`)
+	f("/topic/create?topic=c", "", `403 {"message":"TOO_MANY_TOPICS"}`)
+	f("/channel/create?topic=b&channel=d", "", `403 {"message":"TOO_MANY_CHANNELS"}`)
+	f("/topic/create?topic=b", "", "200 ")
+	f("/channel/create?topic=b&channel=c", "", "200 ")
+	f("/topic/delete?topic=b", "", "200 ")
+	f("/pub?topic=c", "x", "200 OK")
+}
+
+// TestLimitsAfterRestart shows that what an earlier run left is not refused.
+func TestLimitsAfterRestart(t *testing.T) {
+	o := options(t)
+	e := open(t, o)
+	greet(t, e, pub("a", "x"), pub("b", "x"), sub("b", "c")).want("OK", "OK", "OK")
+	greet(t, e, sub("b", "d")).want("OK")
+	if err := e.Shutdown(); err != nil {
+		t.Fatal(err)
+	}
+	o.MaxTopics, o.MaxChannels = 1, 1
+	e = start(t, o)
+	greet(t, e, sub("b", "c")).want("OK")
+	greet(t, e, sub("b", "d")).want("OK")
+	greet(t, e, pub("a", "x")).want("OK")
+	greet(t, e, pub("c", "x")).want("E_PUB_FAILED PUB failed topics exceed limit", ended)
+}
+
+// TestConnectionLimit has clients wait for others to leave, over TCP and HTTP.
+func TestConnectionLimit(t *testing.T) {
+	o := options(t)
+	o.MaxConnections = 2
+	e := start(t, o)
+	one, two := greet(t, e, pub("t", "x")), greet(t, e, pub("t", "x"))
+	one.want("OK")
+	two.want("OK")
+	three := greet(t, e, pub("t", "x"))
+	one.send(pub("t", "x"))
+	one.want("OK")
+	_ = two.Close()
+	three.want("OK")
+
+	var idle []net.Conn // as many as HTTP has at the least
+	for range 16 {
+		c, err := net.Dial("tcp", e.HTTPAddr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		if _, err := io.WriteString(c, "GET /ping HTTP/1.1\r\nHost: x\r\n\r\n"); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.Read(make([]byte, 1)); err != nil {
+			t.Fatal(err)
+		}
+		idle = append(idle, c)
+	}
+	served := make(chan error, 1)
+	go func() {
+		c := http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+		resp, err := c.Get("http://" + e.HTTPAddr().String() + "/ping")
+		if err == nil {
+			err = resp.Body.Close()
+		}
+		served <- err
+	}()
+	_ = idle[0].Close()
+	select {
+	case err := <-served:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(patience):
+		t.Error("a request waits though another connection has gone")
+	}
+}
+
+// TestMemoryOfBodies has more bytes in HTTP bodies than there may be.
+func TestMemoryOfBodies(t *testing.T) {
+	o := options(t)
+	o.ConnectionMemoryLimit = 256 << 10
+	e := start(t, o)
+	url := "http://" + e.HTTPAddr().String() + "/pub?topic=t"
+	for _, c := range []struct {
+		size int
+		want int
+	}{{100 << 10, 200}, {900 << 10, 503}, {200 << 10, 200}, {900 << 10, 503}, {1 << 10, 200}} {
+		resp, err := http.Post(url, "", strings.NewReader(strings.Repeat("x", c.size)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != c.want {
+			t.Errorf("a body of %d bytes: status %d, want %d", c.size, resp.StatusCode, c.want)
+		}
+	}
+}
