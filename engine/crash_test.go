@@ -174,7 +174,7 @@ func (r *crashRun) produce(topic string, seed uint64) {
 				}
 				out = withSize(append(out, "MPUB "+topic+"\n"...), batch)
 			case rng.IntN(5) == 0:
-				ms := 1 + rng.IntN(400)
+				ms := 1 + rng.IntN(1000)
 				u.due = time.Now().UnixNano() + int64(ms)*1e6
 				out = withSize(fmt.Appendf(out, "DPUB %s %d\n", topic, ms), bodies[0])
 			default:
@@ -422,16 +422,17 @@ func (l *crashLedger) drain(t *testing.T) {
 // What was acknowledged survives kill -9, on every channel, deferred messages
 // with their time; what was finished does not come again.
 func TestCrash(t *testing.T) {
-	rounds := 3
+	rounds, sizes := 2, []int{10_000, 50}
 	if os.Getenv("ZSQ_LONG") != "" {
-		rounds = 500 // of each of the two sizes of memory: 1,000 in a mode
+		rounds, sizes = 400, append(sizes, 0) // 1,200 in a mode
 	}
 	if n, err := strconv.Atoi(os.Getenv("ZSQ_CRASH_ROUNDS")); err == nil {
 		rounds = n
 	}
 	for _, mode := range []string{"process", "disk"} {
-		for _, mem := range []int{10_000, 50, 0} {
+		for _, mem := range sizes {
 			t.Run(fmt.Sprintf("%s/mem=%d", mode, mem), func(t *testing.T) {
+				t.Parallel() // they wait, mostly
 				crash(t, mode, mem, rounds, uint64(mem))
 			})
 		}
