@@ -420,20 +420,17 @@ func (l *crashLedger) drain(t *testing.T) {
 }
 
 // What was acknowledged survives kill -9, on every channel, deferred messages
-// with their time; what was finished does not come again.
-func TestCrash(t *testing.T) {
-	rounds, sizes := 2, []int{10_000, 50}
-	if os.Getenv("ZSQ_LONG") != "" {
-		rounds, sizes = 400, append(sizes, 0) // 1,200 in a mode
-	}
-	if n, err := strconv.Atoi(os.Getenv("ZSQ_CRASH_ROUNDS")); err == nil {
-		rounds = n
-	}
+// with their time; what was finished does not come again. The long form is
+// TestLongCrash.
+func TestCrash(t *testing.T) { crashAll(t, 2, 10_000, 50) }
+
+// crashAll runs the harness in both modes with each size of the memory queue.
+func crashAll(t *testing.T, rounds int, sizes ...int) {
 	for _, mode := range []string{"process", "disk"} {
 		for _, mem := range sizes {
 			t.Run(fmt.Sprintf("%s/mem=%d", mode, mem), func(t *testing.T) {
 				t.Parallel() // they wait, mostly
-				crash(t, mode, mem, rounds, uint64(mem))
+				crash(t, mode, mem, rounds, uint64(mem)+uint64(rounds))
 			})
 		}
 	}
