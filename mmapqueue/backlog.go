@@ -72,7 +72,7 @@ const (
 	// coldDistance is how many bytes in front of every reader the system may
 	// keep in memory. What is written farther away is given up as soon as it is
 	// synced, so that a backlog of gigabytes passes through a few pages.
-	coldDistance = 256 << 20
+	coldDistance = 64 << 20
 )
 
 func (o *Options) defaults() {

@@ -12,6 +12,7 @@
 //	dir/000000000007.seg    sealed: records, footer
 //	dir/000000000008.seg    open: records, space set aside
 //	dir/cursors             what each cursor is done with
+//	dir/adopted             which of upstream's files belong to the log, see adopt.go
 //	dir/000000000003.seg.bad   damaged, done with, kept for whoever wants to look
 //	dir/000000000004.seg.spare done with, to be written again under another number
 //
@@ -78,6 +79,7 @@
 //	Cursor.Finish(sequences []uint64)              any goroutine that may touch files
 //	Cursor.Depth() int64                           any goroutine
 //	Cursor.Empty, Rename, Delete                   operations on a channel
+//	Adopt(queues []diskqueue.Queue) error          at a start: upstream's files
 //	Sync, Trim, Close, Remove
 //
 // Depth is exact whenever no call is under way: publish records behind the
