@@ -68,6 +68,11 @@ func newWorldWith(t *testing.T, seed uint64, shards, mem int, dir string, mark u
 			t.Fatal(err)
 		}
 	}
+	t.Cleanup(func() { // or a writer makes files in a directory that is being removed
+		for _, topic := range w.b.Topics() {
+			topic.writer.wait()
+		}
+	})
 	return w
 }
 
