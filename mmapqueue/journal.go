@@ -314,14 +314,15 @@ func (j *Journal) commit(work []*JournalBatch) {
 	clear(run.placed[:cap(run.placed)])
 	clear(run.all)
 	run.all = run.all[:0]
-	worked := true
+	worked, wrote := true, false
 	for _, b := range work {
 		worked = worked && b.err == nil
+		wrote = wrote || !b.Empty()
 	}
 	switch {
 	case !worked:
 		j.probe()
-	case j.failure.Load() != nil:
+	case wrote && j.failure.Load() != nil:
 		j.failure.Store(nil)
 	}
 }

@@ -103,10 +103,13 @@ func (w *world) round(i int, f func(s *Shard)) {
 	s.EndRound()
 }
 
+// patience bounds every wait. Nothing comes near it unless something hangs.
+const patience = 30 * time.Second
+
 // settle runs rounds until done.
 func (w *world) settle(what string, done func() bool) {
 	w.t.Helper()
-	for range 2_000_000 {
+	for start := time.Now(); time.Since(start) < patience; {
 		for i := range w.b.shards {
 			w.mu.Lock()
 			due := w.woken[i] || len(w.calls[i]) > 0
@@ -146,6 +149,9 @@ func (w *world) blocking(what string, f func()) {
 }
 
 func (w *world) quiet() bool {
+	if w.b.trimming.Load() {
+		return false
+	}
 	for i := range w.woken {
 		w.mu.Lock()
 		due := w.woken[i] || len(w.calls[i]) > 0
@@ -295,6 +301,7 @@ func (w *world) crashed(dir string) {
 			w.fatal("journal: %v", err)
 		}
 	}
+	w.settle("no file comes or goes", func() bool { return !w.b.trimming.Load() })
 	copied := filepath.Join(w.t.TempDir(), "copy")
 	err := os.CopyFS(copied, os.DirFS(dir))
 	for try := 0; errors.Is(err, fs.ErrNotExist) && try < 9; try++ {
