@@ -283,7 +283,8 @@ func TestModel(t *testing.T) {
 }
 
 // TestModelWithJournal is TestModel in process mode, with crashes: copies of the
-// directory hold all that the broker holds, and nothing else.
+// directory hold all that the broker holds, and nothing else but what a start knows
+// to be there twice.
 func TestModelWithJournal(t *testing.T) {
 	seeds := uint64(8)
 	for seed := range seeds {
@@ -339,7 +340,10 @@ func (w *world) crashed(dir string) {
 			if err != nil {
 				w.fatal("after the crash: %v", err)
 			}
-			if p.held() != q.held() {
+			// A message that stands in the journal and in the backlog is counted
+			// twice until its copy is met there and dropped.
+			twice := int64(len(fc.q.suspects))
+			if q.held() < p.held() || q.held() > p.held()+twice {
 				w.fatal("channel %s: %d messages after the crash, want %d: %+v, %+v", c.name, q.held(), p.held(), q, p)
 			}
 		}
