@@ -15,6 +15,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/zsqio/zsq/engine/upgrade"
 )
 
 // A load says what the generator does to one broker.
@@ -28,6 +30,7 @@ type load struct {
 	outstanding          int // messages published and not yet finished, in all; 0: no limit
 	rate                 int // messages per second, open loop; 0: closed loop
 	requeue              bool
+	tls, snappy, deflate bool   // what connections ask for in IDENTIFY
 	deferred             bool   // DPUB, by deferMin to deferMax; stamps are due times
 	timeoutMs            int    // not 0: the consumers' message time-out; each message is left to it once
 	stamp                bool   // bodies carry their publish time, latencies are kept
@@ -202,7 +205,7 @@ func (g *generator) round(wait time.Duration) error {
 		return err
 	}
 	for i := range g.events[:n] {
-		if err := g.handlers[g.events[i].Fd].ready(g.events[i].Events); err != nil {
+		if err := g.serve(g.handlers[g.events[i].Fd], g.events[i].Events); err != nil {
 			return err
 		}
 	}
@@ -215,6 +218,25 @@ func (g *generator) round(wait time.Duration) error {
 		}
 	}
 	return nil
+}
+
+// serve lets a handler work until its connection has nothing more for it.
+func (g *generator) serve(h handler, events uint32) error {
+	k := h.socket().codec
+	if k == nil {
+		return h.ready(events)
+	}
+	if err := k.flush(); err != nil {
+		return err
+	}
+	for {
+		if err := h.ready(events); err != nil {
+			return err
+		}
+		if len(k.raw) == 0 && !k.more {
+			return h.socket().watchOut()
+		}
+	}
 }
 
 // publishDue publishes what the open loop's clock asks for. A message is
@@ -301,6 +323,8 @@ type conn struct {
 	fd      int
 	number  int32
 	wantOut bool // epoll reports writability too
+	asked   bool // the handler wants to know when it can write
+	codec   *codec
 }
 
 // handshakeTimeout bounds connecting and each answer of the handshake.
@@ -326,13 +350,34 @@ func (g *generator) dial(heartbeatMs int) (*conn, error) {
 		err = nil
 	}
 	if err == nil {
-		err = c.ask(append([]byte(magic), identify(heartbeatMs, g.timeoutMs)...))
+		err = c.ask(append([]byte(magic), identify(heartbeatMs, g.load)...))
+	}
+	if err == nil {
+		err = c.upgrade(g.load)
 	}
 	if err != nil {
 		_ = unix.Close(fd)
 		return nil, fmt.Errorf("connect: %w", err)
 	}
 	return c, nil
+}
+
+// upgrade takes the upgrades that IDENTIFY has asked for; each ends in an OK.
+func (c *conn) upgrade(l load) error {
+	if l.tls {
+		if err := errors.Join(c.startTLS(), c.hear()); err != nil {
+			return err
+		}
+	}
+	switch {
+	case l.snappy:
+		c.compress(new(upgrade.Snappy))
+	case l.deflate:
+		c.compress(upgrade.NewDeflate(deflateLevel))
+	default:
+		return nil
+	}
+	return c.hear()
 }
 
 func ptr[T any](v T) *T { return &v }
@@ -342,6 +387,11 @@ func (c *conn) ask(command []byte) error {
 	if err := c.tell(command); err != nil {
 		return err
 	}
+	return c.hear()
+}
+
+// hear reads one response on a blocking socket.
+func (c *conn) hear() error {
 	// One byte too many would belong to whatever comes next, so the frame is
 	// read piece by piece.
 	var head [frameHeader]byte
@@ -364,7 +414,7 @@ func (c *conn) ask(command []byte) error {
 
 func (c *conn) tell(command []byte) error {
 	for len(command) > 0 {
-		n, err := unix.Write(c.fd, command)
+		n, err := c.blockingWrite(command)
 		if errors.Is(err, unix.EINTR) {
 			continue
 		}
@@ -376,16 +426,30 @@ func (c *conn) tell(command []byte) error {
 	return nil
 }
 
+func (c *conn) blockingWrite(b []byte) (int, error) {
+	if c.codec != nil {
+		return c.codec.write(b)
+	}
+	return unix.Write(c.fd, b)
+}
+
+func (c *conn) blockingRead(b []byte) (int, error) {
+	if c.codec != nil {
+		return c.codec.read(b)
+	}
+	return unix.Read(c.fd, b)
+}
+
 func (c *conn) readFull(b []byte) error {
 	for len(b) > 0 {
-		n, err := unix.Read(c.fd, b)
+		n, err := c.blockingRead(b)
 		if errors.Is(err, unix.EINTR) {
 			continue
 		}
 		if err != nil {
 			return fmt.Errorf("read: %w", err)
 		}
-		if n == 0 {
+		if n == 0 && c.codec == nil {
 			return errors.New("read: broker closed the connection")
 		}
 		b = b[n:]
@@ -409,6 +473,13 @@ func (c *conn) watch(h handler) error {
 
 // want asks for writability events, or not.
 func (c *conn) want(out bool) error {
+	c.asked = out
+	return c.watchOut()
+}
+
+// watchOut tells epoll whether anybody wants writability.
+func (c *conn) watchOut() error {
+	out := c.asked || c.codec.pending()
 	if c.wantOut == out {
 		return nil
 	}
@@ -425,6 +496,9 @@ func (c *conn) want(out bool) error {
 
 // read reads once; 0 means that nothing was there.
 func (c *conn) read(b []byte) (int, error) {
+	if c.codec != nil {
+		return c.codec.read(b)
+	}
 	n, err := rawIO(unix.SYS_READ, c.fd, b)
 	if n == 0 && err == nil {
 		return 0, fmt.Errorf("read: %w", net.ErrClosed)
@@ -434,6 +508,9 @@ func (c *conn) read(b []byte) (int, error) {
 
 // write writes once and returns how much the socket took.
 func (c *conn) write(b []byte) (int, error) {
+	if c.codec != nil {
+		return c.codec.write(b)
+	}
 	n, err := rawIO(unix.SYS_WRITE, c.fd, b)
 	return max(n, 0), err
 }

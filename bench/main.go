@@ -21,6 +21,7 @@
 //	broker.go    starting a broker, its CPU clock, its end
 //	gen.go       one thread, one epoll: all connections of a run
 //	gen_pub.go   prebuilt frames, numbered and written a window at a time
+//	codec.go     TLS and compression, where a row asks for them
 //	gen_sub.go   frames parsed where they were read, FINs in one write
 //	idle.go      connections that do nothing
 //	sink.go      the null sink: how fast the generator itself is
@@ -277,6 +278,13 @@ func (s *session) runOnce(c cell, side string) (f figure, err error) {
 	defer cancel()
 	flags := append([]string(nil), c.flags...)
 	flags = append(flags, strings.Fields(s.flags)...)
+	if c.load.tls {
+		files, err := certificate(s.dir)
+		if err != nil {
+			return f, err
+		}
+		flags = append(flags, files...)
+	}
 	var b *broker
 	switch side {
 	case null:

@@ -101,6 +101,17 @@ func cells(idleConns, backlog int) []cell {
 			aims: []aim{least(cpuRatio, 12, 25), least(rateRatio, 0, 10), most(cpuHere, 0, 0.83)},
 		},
 		{
+			name: "tls", title: "row 4 with TLS 1.3 (compare its CPU with row 4's)", load: load{producers: 4, consumers: 4, tls: true},
+			aims: []aim{least(cpuRatio, 0, 8)},
+		},
+		{
+			name: "snappy", title: "row 4 with snappy", load: load{producers: 4, consumers: 4, snappy: true},
+			aims: []aim{least(cpuRatio, 0, 5)},
+		},
+		{
+			name: "deflate", title: "row 4 with deflate at level 6", load: load{producers: 4, consumers: 4, deflate: true},
+		},
+		{
 			name: "5", title: "same, P16 C16", load: load{producers: 16, consumers: 16},
 			aims: []aim{least(cpuRatio, 10, 15)},
 		},
@@ -239,7 +250,7 @@ func pick(all []cell, names []string) ([]cell, error) {
 
 // suitsSink tells whether the null sink can play the broker's part.
 func (c cell) suitsSink() bool {
-	return (c.mode == through || c.mode == stored) && !c.load.deferred && c.load.topics == 1 && c.load.channels == 1 && !c.load.requeue
+	return (c.mode == through || c.mode == stored) && !c.load.deferred && c.load.topics == 1 && c.load.channels == 1 && !c.load.requeue && !c.load.tls && !c.load.snappy && !c.load.deflate
 }
 
 // A figure is what one run of one cell on one broker gave.

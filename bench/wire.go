@@ -66,12 +66,15 @@ func nextFrame(b []byte) (kind uint32, size int, err error) {
 	return binary.BigEndian.Uint32(b[4:]), 4 + int(n), nil
 }
 
+// deflateLevel is upstream's default, in both directions.
+const deflateLevel = 6
+
 // identify is IDENTIFY as go-nsq sends it, with its defaults spelled out.
-func identify(heartbeatMs, timeoutMs int) []byte {
-	body := fmt.Sprintf(`{"client_id":"bench","deflate":false,"deflate_level":6,"feature_negotiation":true,`+
+func identify(heartbeatMs int, l load) []byte {
+	body := fmt.Sprintf(`{"client_id":"bench","deflate":%t,"deflate_level":%d,"feature_negotiation":true,`+
 		`"heartbeat_interval":%d,"hostname":"bench","long_id":"bench","msg_timeout":%d,"output_buffer_size":16384,`+
-		`"output_buffer_timeout":250,"sample_rate":0,"short_id":"bench","snappy":false,"tls_v1":false,`+
-		`"user_agent":"zsq-bench/1"}`, heartbeatMs, timeoutMs)
+		`"output_buffer_timeout":250,"sample_rate":0,"short_id":"bench","snappy":%t,"tls_v1":%t,`+
+		`"user_agent":"zsq-bench/1"}`, l.deflate, deflateLevel, heartbeatMs, l.timeoutMs, l.snappy, l.tls)
 	b := append([]byte(nil), "IDENTIFY\n"...)
 	b = binary.BigEndian.AppendUint32(b, uint32(len(body)))
 	return append(b, body...)

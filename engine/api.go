@@ -26,9 +26,10 @@ func (e *Engine) httpConfig() httpapi.Config {
 		Option:           e.option,
 		SetOption:        e.setOption,
 		RequireTLS:       e.opts.RequireTLS() == TLSAlways,
-		HTTPSPort:        func() int { return 0 },
+		HTTPSPort:        func() int { return port(e.httpsAddr) },
 		StartTime:        e.started,
 		StallTimeout:     e.opts.ReapTimeout,
+		Metrics:          e.metricsHandler(),
 		Logf: func(level int, format string, args ...any) {
 			e.log.printf(LogLevel(level), format, args...)
 		},
@@ -48,25 +49,6 @@ func (e *Engine) info() httpapi.Info {
 		MaxOutputBufferTimeout: e.opts.MaxOutputBufferTimeout, MaxDeflateLevel: e.opts.MaxDeflateLevel,
 		TopologyZone: e.opts.TopologyZone, TopologyRegion: e.opts.TopologyRegion,
 	}
-}
-
-func (e *Engine) option(name string) (any, bool) {
-	if name == "log_level" {
-		return LogLevel(e.log.level.Load()), true
-	}
-	return e.opts.Lookup(name)
-}
-
-func (e *Engine) setOption(name string, value []byte) error {
-	if name != "log_level" {
-		return httpapi.ErrInvalidOption
-	}
-	var level LogLevel
-	if err := level.Set(string(value)); err != nil {
-		return err
-	}
-	e.log.level.Store(int64(level))
-	return nil
 }
 
 // httpErrors gives the broker's errors the API's names.
@@ -104,8 +86,12 @@ func (a api) Publish(topic string, bodies [][]byte, deferBy time.Duration) error
 
 // CreateTopic creates a topic if there is none of that name.
 func (a api) CreateTopic(name string) error {
-	_, err := a.e.broker.Topic(name)
-	return httpErrors(err)
+	t, err := a.e.broker.Topic(name)
+	if err != nil {
+		return httpErrors(err)
+	}
+	a.e.peers.await(t) // as upstream, whose topic has its channels when this is answered
+	return nil
 }
 
 // HasTopic reports whether there is such a topic.
@@ -197,22 +183,25 @@ func (a api) Stats(topic, channel string, includeClients bool) httpapi.Stats {
 			}
 		}
 	}
+	e2e := a.e.newEndToEnd()
 	for _, t := range a.e.broker.Topics() {
 		if topic != "" && t.Name() != topic {
 			continue
 		}
-		if ts, ok := topicStats(t, channel, consumers, includeClients); ok {
+		if ts, ok := topicStats(t, channel, consumers, includeClients, e2e); ok {
 			st.Topics = append(st.Topics, ts)
 		}
 	}
 	return st
 }
 
-func topicStats(t *broker.Topic, channel string, consumers map[*broker.Channel][]httpapi.ClientStats, includeClients bool) (httpapi.TopicStats, bool) {
+func topicStats(t *broker.Topic, channel string, consumers map[*broker.Channel][]httpapi.ClientStats, includeClients bool, e2e *endToEnd) (httpapi.TopicStats, bool) {
 	ts := httpapi.TopicStats{TopicName: t.Name(), Channels: []httpapi.ChannelStats{}, Paused: t.Paused()}
 	ts.Depth, ts.BackendDepth = t.Depth()
 	ts.MessageCount, ts.MessageBytes = t.Messages()
+	e2e.begin()
 	for _, c := range t.Channels() {
+		lat := e2e.channel(c) // the topic's has those of all its channels
 		if channel != "" && c.Name() != channel {
 			continue
 		}
@@ -222,7 +211,9 @@ func topicStats(t *broker.Topic, channel string, consumers map[*broker.Channel][
 			MessageCount: f.Messages, RequeueCount: f.Requeues, TimeoutCount: f.Timeouts,
 			ClientCount: int(f.Clients), Paused: c.Paused(),
 		}
+		cs.ZoneLocalMsgCount, cs.RegionLocalMsgCount, cs.GlobalMsgCount = c.Delivered()
 		cs.Depth, cs.BackendDepth = c.Depth()
+		cs.E2E = lat
 		if includeClients {
 			cs.Clients = consumers[c]
 			if cs.Clients == nil {
@@ -231,6 +222,7 @@ func topicStats(t *broker.Topic, channel string, consumers map[*broker.Channel][
 		}
 		ts.Channels = append(ts.Channels, cs)
 	}
+	ts.E2E = e2e.topic()
 	return ts, channel == "" || len(ts.Channels) > 0
 }
 
@@ -288,12 +280,16 @@ func (c *conn) stats(topic string) httpapi.ClientStats {
 	cs := httpapi.ClientStats{
 		ClientID: c.client.ClientID, Hostname: c.client.Hostname, UserAgent: c.client.UserAgent,
 		Version: "V2", RemoteAddress: c.peerAddr(), State: int32(c.state), ConnectTime: c.connected.Unix(),
-		SampleRate: c.client.SampleRate,
+		SampleRate: c.client.SampleRate, TopologyZone: c.client.TopologyZone, TopologyRegion: c.client.TopologyRegion,
 	}
 	if !c.identified {
 		// Upstream names a client that says nothing of itself by its address.
 		host, _, _ := net.SplitHostPort(cs.RemoteAddress) // a unix socket's has none
 		cs.ClientID, cs.Hostname = host, host
+	}
+	c.tr.describe(&cs)
+	if a := c.auth; a != nil && a.perms != nil {
+		cs.Authed, cs.AuthIdentity, cs.AuthIdentityURL = true, a.perms.Identity, a.perms.IdentityURL
 	}
 	if s := c.sub; s != nil {
 		n := s.Counts()

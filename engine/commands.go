@@ -10,6 +10,9 @@ import (
 
 // check is what comes before a command's body: its state, then its parameters.
 func (c *conn) check(cmd *wire.Command) *wire.Error {
+	if c.gated && cmd.Op != wire.OpIdentify {
+		return wire.TLSRequired(cmd.Name)
+	}
 	switch cmd.Op {
 	case wire.OpPub, wire.OpMpub, wire.OpDpub, wire.OpNop:
 	case wire.OpIdentify, wire.OpAuth:
@@ -68,7 +71,7 @@ func (c *conn) do(cmd *wire.Command) *wire.Error {
 	case wire.OpIdentify:
 		return c.cmdIdentify(cmd)
 	case wire.OpAuth:
-		return wire.ErrAuthDisabled
+		return c.cmdAuth(cmd)
 	case wire.OpCls:
 		c.state = stateClosing
 		if c.sub != nil {
@@ -216,7 +219,7 @@ func (c *conn) cmdSub(cmd *wire.Command) *wire.Error {
 	topic, channel := string(cmd.Topic), string(cmd.Channel)
 	werr, exiting := c.subscribe(topic, channel)
 	if exiting && (wire.IsEphemeral(topic) || wire.IsEphemeral(channel)) {
-		c.again = &subAgain{topic, channel, subTries, c.nc.Loop().Now() + int64(subAgainAfter)}
+		c.again = &subAgain{topic, channel, c.nc.Loop().Now() + int64(subAgainAfter), subAgainMost}
 		c.nc.PauseRead()
 		c.setTimer()
 		return nil
@@ -228,29 +231,29 @@ func (c *conn) cmdSub(cmd *wire.Command) *wire.Error {
 // read.
 type subAgain struct {
 	topic, channel string
-	tries          int // left
 	dueNs          int64
+	left           int // tries
 }
 
-// Upstream tries once more, after 100 ms. A deletion takes some milliseconds; where
-// clients come and go all the time the next try may meet the next deletion.
+// subAgainAfter is upstream's; upstream has one such try, and several clients that
+// come and go at once can spoil it.
 const (
-	subAgainAfter = 20 * time.Millisecond
-	subTries      = 15
+	subAgainAfter = 100 * time.Millisecond
+	subAgainMost  = 20
 )
 
 // subscribeAgain is one more try.
 func (c *conn) subscribeAgain() {
 	s := c.again
 	werr, exiting := c.subscribe(s.topic, s.channel)
-	if exiting {
-		if s.tries--; s.tries > 0 {
-			s.dueNs += int64(subAgainAfter)
-			return
-		}
-		werr = wire.ErrSubDeleted
+	if s.left--; exiting && s.left > 0 {
+		s.dueNs = c.nc.Loop().Now() + int64(subAgainAfter)
+		return // onTimer sets the timer
 	}
 	c.again = nil
+	if exiting {
+		werr = wire.ErrSubDeleted
+	}
 	if werr != nil {
 		c.fail(werr)
 		return
@@ -278,6 +281,7 @@ func (c *conn) subscribe(topic, channel string) (werr *wire.Error, exiting bool)
 	case err != nil:
 		return wire.SubFailed(err.Error()), errors.Is(err, broker.ErrExiting)
 	}
+	sub.SetNear(c.near())
 	c.sub = sub
 	c.shut = true
 	c.state = stateSubscribed
@@ -291,6 +295,10 @@ func (c *conn) cmdIdentify(cmd *wire.Command) *wire.Error {
 	lim.HeartbeatInterval = c.client.HeartbeatInterval
 	lim.OutputBufferSize, lim.OutputBufferTimeout = c.client.OutputBufferSize, c.client.OutputBufferTimeout
 	lim.MsgTimeout = c.client.MsgTimeout
+	lim.TLS, lim.Snappy, lim.Deflate = e.certs != nil, e.opts.SnappyEnabled, e.opts.DeflateEnabled
+	if c.tr != nil {
+		lim.TLS, lim.Snappy, lim.Deflate = false, false, false // once is enough
+	}
 	id, werr := wire.ParseIdentify(cmd.Body, &lim)
 	if werr != nil {
 		return werr
@@ -303,6 +311,7 @@ func (c *conn) cmdIdentify(cmd *wire.Command) *wire.Error {
 		return nil
 	}
 	c.answer(wire.AppendIdentifyResponse(nil, &id, &lim)...)
+	c.plan(&id)
 	return nil
 }
 

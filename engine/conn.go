@@ -29,6 +29,10 @@ type conn struct {
 	nc  *netloop.Conn
 	seq uint32 // its place in handler.conns
 
+	tr        *transport // nil for plain bytes
+	upgrading bool       // from IDENTIFY's answer to the last OK: no command is read
+	gated     bool       // TLS is required, and not there yet
+
 	greeted    bool // the magic came
 	identified bool // an IDENTIFY was accepted
 	state      state
@@ -41,13 +45,15 @@ type conn struct {
 	pub  broker.Publisher
 	last *broker.Topic // of the last publish
 	pubs []pubCount
-	op   wire.Op // of the last publish, for its error
+	auth *clientAuth // nil before AUTH
+	op   wire.Op     // of the last publish, for its error
 
 	oks     int    // OK frames owed, before answers
 	answers []byte // frames owed
 	owing   bool   // on the handler's list
 	waiting bool   // reading is paused until the publishes are accepted
 	stuffed bool   // reading is paused until the output has drained
+	asking  bool   // reading is paused until the auth server has answered
 	closing bool   // a fatal error is among the answers
 	resume  wire.BatchState
 	again   *subAgain   // a SUB that waits to be tried again
@@ -61,6 +67,7 @@ type conn struct {
 	beatNs    int64  // heartbeat interval, 0 for none
 	nextBeat  int64
 	heardNs   int64 // when the last command was complete
+	waitNs    int64 // when waiting began
 	blockedAt int64 // the heartbeat at which output was stuck, 0 for none
 }
 
@@ -90,17 +97,16 @@ func (c *conn) Accepted(err error) {
 		c.closing = true
 	}
 	c.flushAnswers()
+	c.h.answered(c)
 	if c.waiting {
 		c.waiting = false
 		c.listen()
 	}
 }
 
-// listen reads on unless there is a reason not to.
-func (c *conn) listen() {
-	if !c.waiting && !c.stuffed && !c.closing && c.again == nil {
-		c.nc.ResumeRead()
-	}
+// deaf reports whether reading is paused, for whatever reason.
+func (c *conn) deaf() bool {
+	return c.waiting || c.stuffed || c.asking || c.again != nil || c.upgrading && c.tr.hs == nil
 }
 
 // answer queues a frame behind the OKs owed.
@@ -165,9 +171,12 @@ func (c *conn) flushAnswers() {
 		c.nc.Write(c.answers)
 		c.answers = nil
 	}
-	if c.closing {
+	switch {
+	case c.closing:
 		c.nc.CloseAfterFlush()
 		c.h.watchOver(c) // who does not read its last bytes does not keep us
+	case c.upgrading && c.tr.hs == nil:
+		c.beginUpgrade()
 	}
 	if c.shut {
 		c.shut = false
@@ -214,11 +223,14 @@ func (c *conn) setTimer() {
 		s.StopTimer(c.timer)
 		c.timer = 0
 	}
+	var due int64
 	if c.beatNs > 0 {
-		due := min(c.nextBeat, c.heardNs+2*c.beatNs)
-		if c.again != nil {
-			due = min(due, c.again.dueNs)
-		}
+		due = min(c.nextBeat, c.heardNs+2*c.beatNs)
+	}
+	if c.again != nil && (due == 0 || due > c.again.dueNs) {
+		due = c.again.dueNs
+	}
+	if due != 0 {
 		c.timer = s.AddTimer(due, c.seq)
 	}
 }
@@ -226,13 +238,17 @@ func (c *conn) setTimer() {
 // onTimer sends a heartbeat or gives the client up.
 func (c *conn) onTimer(now int64) {
 	c.timer = 0
+	if c.upgradeTimer(now) {
+		return
+	}
 	switch {
 	case !c.greeted:
 		c.nc.Close(errMagic)
 		return
 	case c.again != nil && now >= c.again.dueNs:
 		c.subscribeAgain()
-	case now >= c.heardNs+2*c.beatNs && !c.waiting && !c.stuffed:
+	case c.beatNs <= 0:
+	case now >= c.heardNs+2*c.beatNs && !c.deaf():
 		c.silent()
 		return
 	case now >= c.nextBeat:
@@ -247,7 +263,7 @@ func (c *conn) onTimer(now int64) {
 		}
 		c.nextBeat = now + c.beatNs
 	}
-	if c.waiting || c.stuffed {
+	if c.deaf() {
 		c.heardNs = now // it is we who do not listen
 	}
 	c.setTimer()

@@ -2,9 +2,11 @@ package engine
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
+	stdlog "log"
 	"net"
 	"net/http"
 	"os"
@@ -19,6 +21,7 @@ import (
 	"github.com/zsqio/zsq/engine/broker"
 	"github.com/zsqio/zsq/engine/httpapi"
 	"github.com/zsqio/zsq/engine/netloop"
+	"github.com/zsqio/zsq/engine/statsd"
 	"github.com/zsqio/zsq/internal/wire"
 	"github.com/zsqio/zsq/mmapqueue"
 )
@@ -35,16 +38,23 @@ type Engine struct {
 	group    *netloop.Group
 	handlers []*handler
 	meta     *metadata
+	peers    *peers
+	statsd   *statsd.Pusher // nil when nothing is pushed
+	auth     *authority     // nil when clients need no permission
 
 	helperMu sync.Mutex // guards stopping and starting helpers
 	stopping bool
 	stopped  chan struct{} // closed when a stop begins
 	helpers  sync.WaitGroup
 
+	certs      *certificates  // nil without TLS
+	handshakes sync.WaitGroup // goroutines of TLS handshakes
+
 	lock      *os.File
 	started   time.Time
 	tcpAddr   net.Addr
 	httpAddr  net.Addr
+	httpsAddr net.Addr
 	servers   []*http.Server
 	serverWG  sync.WaitGroup
 	httpError chan error
@@ -57,24 +67,27 @@ const shutdownFlush = time.Second
 // New opens the data path, brings back what an earlier run left and listens.
 // Nothing is served before Start. logOut gets the log.
 func New(o *Options, logOut io.Writer) (_ *Engine, err error) {
-	e := &Engine{opts: o, log: newLogger(logOut, o.LogPrefix, o.LogLevel), started: time.Now(), httpError: make(chan error, 1), stopped: make(chan struct{})}
+	e := &Engine{opts: o, log: newLogger(logOut, o.LogPrefix, o.LogFormat, o.LogLevel), started: time.Now(), httpError: make(chan error, 2), stopped: make(chan struct{})}
 	e.limits = wire.Limits{MaxMsgSize: o.MaxMsgSize, MaxBodySize: o.MaxBodySize, MaxRdyCount: o.MaxRdyCount, MaxReqTimeout: o.MaxReqTimeout}
 	e.defaultClient = defaultClient(o)
 	e.identify = wire.IdentifyLimits{
 		MaxHeartbeatInterval: o.MaxHeartbeatInterval, MaxOutputBufferSize: int(o.MaxOutputBufferSize),
 		MinOutputBufferTimeout: o.MinOutputBufferTimeout, MaxOutputBufferTimeout: o.MaxOutputBufferTimeout,
 		MaxMsgTimeout: o.MaxMsgTimeout, MaxDeflateLevel: o.MaxDeflateLevel, MaxRdyCount: o.MaxRdyCount, Version: Version,
-		TopologyRegion: o.TopologyRegion, TopologyZone: o.TopologyZone,
+		TopologyRegion: o.TopologyRegion, TopologyZone: o.TopologyZone, AuthRequired: len(o.AuthHTTPAddresses) > 0,
 	}
 	defer func() {
 		if err != nil {
 			e.release()
 		}
 	}()
-	if err := e.refuseUnbuilt(); err != nil {
+	if e.auth, err = newAuthority(o); err != nil {
 		return nil, err
 	}
 	if e.lock, err = lockDataPath(e.dataPath()); err != nil {
+		return nil, err
+	}
+	if e.certs, err = loadCertificates(o, e.log); err != nil {
 		return nil, err
 	}
 	e.log.printf(LogInfo, "nsqd v%s (built w/%s)", Version, runtime.Version())
@@ -86,32 +99,6 @@ func New(o *Options, logOut io.Writer) (_ *Engine, err error) {
 		return nil, err
 	}
 	return e, e.listen()
-}
-
-// refuseUnbuilt refuses options that promise protection which this version does
-// not give, and warns of the others that it does not serve.
-func (e *Engine) refuseUnbuilt() error {
-	o := e.opts
-	switch {
-	case o.RequireTLS() != TLSNotRequired:
-		return errors.New("TLS is not there yet in zsq, so it cannot be required")
-	case len(o.AuthHTTPAddresses) > 0:
-		return errors.New("AUTH is not there yet in zsq, so --auth-http-address cannot be honoured")
-	}
-	for _, f := range []struct {
-		given bool
-		what  string
-	}{
-		{o.TLSCert != "", "TLS"},
-		{len(o.NSQLookupdTCPAddresses) > 0, "registration with nsqlookupd"},
-		{o.StatsdAddress != "", "statsd"},
-		{len(o.E2EProcessingLatencyPercentiles) > 0, "end-to-end latency"},
-	} {
-		if f.given {
-			e.log.printf(LogWarn, "%s is not there yet in zsq; its options have no effect", f.what)
-		}
-	}
-	return nil
 }
 
 func (e *Engine) dataPath() string {
@@ -156,12 +143,15 @@ func (e *Engine) openBroker() error {
 	}
 	leaveNote(e.dataPath())
 	e.meta = newMetadata(filepath.Join(e.dataPath(), "nsqd.dat"), e)
+	e.peers = newPeers(e)
 	e.broker = broker.New(broker.Options{
 		Shards:              len(e.handlers),
 		MemQueueSize:        int(e.opts.MemQueueSize),
 		MemoryLimit:         e.opts.MemoryBudget(),
 		MaxMsgTimeout:       int64(e.opts.MaxMsgTimeout),
 		MaxChannelConsumers: e.opts.MaxChannelConsumers,
+		Topology:            e.opts.topologyAware(),
+		E2EWindow:           e.endToEndWindow(),
 		MaxTopics:           e.opts.MaxTopics,
 		MaxChannels:         e.opts.MaxChannels,
 		DataPath:            e.dataPath(),
@@ -177,7 +167,8 @@ func (e *Engine) openBroker() error {
 		},
 		Wall:    func() int64 { return time.Now().UnixNano() },
 		Waker:   waker{e},
-		Changed: e.meta.changed,
+		Changed: e.changed,
+		Created: e.peers.created,
 		Logf: func(_, format string, args ...any) {
 			e.log.printf(LogError, format, args...)
 		},
@@ -218,23 +209,37 @@ func (e *Engine) listen() (err error) {
 		return fmt.Errorf("listen (%s) failed - %w", e.opts.TCPAddress, err)
 	}
 	e.log.printf(LogInfo, "TCP: listening on %s", e.tcpAddr)
-	if e.opts.HTTPAddress == "" {
-		return nil
+	if e.opts.HTTPAddress != "" {
+		l, err := net.Listen(network(e.opts.HTTPAddress), e.opts.HTTPAddress)
+		if err != nil {
+			return fmt.Errorf("listen (%s) failed - %w", e.opts.HTTPAddress, err)
+		}
+		e.httpAddr = l.Addr()
+		e.log.printf(LogInfo, "HTTP: listening on %s", e.httpAddr)
+		e.serve(e.bounded(l))
 	}
-	l, err := net.Listen(network(e.opts.HTTPAddress), e.opts.HTTPAddress)
-	if err != nil {
-		return fmt.Errorf("listen (%s) failed - %w", e.opts.HTTPAddress, err)
+	if e.certs != nil && e.opts.HTTPSAddress != "" {
+		l, err := net.Listen("tcp", e.opts.HTTPSAddress)
+		if err != nil {
+			return fmt.Errorf("listen (%s) failed - %w", e.opts.HTTPSAddress, err)
+		}
+		e.httpsAddr = l.Addr()
+		e.log.printf(LogInfo, "HTTPS: listening on %s", e.httpsAddr)
+		e.serve(tls.NewListener(e.bounded(l), e.certs.https()))
 	}
-	e.httpAddr = l.Addr()
-	e.log.printf(LogInfo, "HTTP: listening on %s", e.httpAddr)
+	return nil
+}
+
+// serve answers the HTTP API on l. The API itself tells TLS from plain requests.
+func (e *Engine) serve(l net.Listener) {
 	s := httpapi.NewServer(httpapi.New(e.httpConfig()), e.opts.ReapTimeout)
+	s.ErrorLog = stdlog.New(serverLog{e.log}, "", 0)
 	e.servers = append(e.servers, s)
 	e.serverWG.Go(func() {
-		if err := s.Serve(e.bounded(l)); !errors.Is(err, http.ErrServerClosed) {
+		if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
 			e.httpError <- err
 		}
 	})
-	return nil
 }
 
 // TCPAddr and HTTPAddr return the addresses listened on; HTTPAddr is nil when
@@ -244,12 +249,20 @@ func (e *Engine) TCPAddr() net.Addr { return e.tcpAddr }
 // HTTPAddr is described at TCPAddr.
 func (e *Engine) HTTPAddr() net.Addr { return e.httpAddr }
 
+// HTTPSAddr returns the address listened on for HTTPS, nil when that is off.
+func (e *Engine) HTTPSAddr() net.Addr { return e.httpsAddr }
+
 // Start serves connections.
 func (e *Engine) Start() {
 	debug.SetGCPercent(gcPercent)
 	e.meta.start()
+	if e.certs != nil {
+		e.certs.watch(e.opts.TLSReloadInterval)
+	}
 	e.group.Start()
 	e.help(e.housekeep)
+	e.peers.start()
+	e.startStatsd()
 }
 
 // housekeepEvery is the rhythm of what the broker asks to be done now and then.
@@ -296,12 +309,21 @@ func (e *Engine) Shutdown() error {
 	e.stopping = true
 	e.helperMu.Unlock()
 	close(e.stopped)
+	e.peers.stop()
+	e.auth.stop()
+	if e.statsd != nil {
+		e.statsd.Stop()
+	}
 	e.helpers.Wait() // they wait for loops, which still run
 	if err := e.group.Shutdown(ctx); err != nil {
 		e.log.printf(LogWarn, "some clients did not take their last bytes: %v", err)
 	}
 	for _, h := range e.handlers {
 		h.ended = true
+	}
+	e.handshakes.Wait() // their connections are closed
+	if e.certs != nil {
+		e.certs.end()
 	}
 	e.meta.stop()
 	err := errors.Join(e.meta.write(), e.broker.Close())
@@ -310,16 +332,21 @@ func (e *Engine) Shutdown() error {
 }
 
 // help runs f on a goroutine that Shutdown waits for. Once a stop has begun
-// nothing is started any more.
-func (e *Engine) help(f func()) {
+// nothing is started any more, and the answer is false.
+func (e *Engine) help(f func()) bool {
 	e.helperMu.Lock()
 	defer e.helperMu.Unlock()
 	if !e.stopping {
 		e.helpers.Go(f)
 	}
+	return !e.stopping
 }
 
 func (e *Engine) release() {
+	if e.peers != nil {
+		e.peers.stop()
+	}
+	e.auth.stop()
 	for _, s := range e.servers {
 		_ = s.Close()
 	}

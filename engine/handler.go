@@ -5,6 +5,7 @@ import (
 
 	"github.com/zsqio/zsq/engine/broker"
 	"github.com/zsqio/zsq/engine/netloop"
+	"github.com/zsqio/zsq/engine/upgrade"
 	"github.com/zsqio/zsq/internal/wire"
 )
 
@@ -22,6 +23,10 @@ type handler struct {
 	watch   []*conn // in the middle of something: see sweep
 	inRound bool
 	ended   bool
+	timerAt int64 // when the wheel was looked at last, monotonic
+
+	accepted uint64 // publishers answered in this round
+	figures  loopFigures
 
 	wallBase int64 // wall clock minus monotonic, ns
 	wallRead int64 // when wallBase was read, monotonic
@@ -50,6 +55,7 @@ func (h *handler) Open(nc *netloop.Conn) {
 	c := &conn{h: h, nc: nc, connected: time.Now()}
 	c.pub.Waiter = c
 	c.client = h.e.defaultClient
+	c.gated = h.e.opts.RequireTLS() != TLSNotRequired
 	nc.Ctx = c
 	if n := len(h.free); n > 0 {
 		c.seq = h.free[n-1]
@@ -66,6 +72,14 @@ func (h *handler) Open(nc *netloop.Conn) {
 func (h *handler) Traffic(nc *netloop.Conn, b []byte) (used int) {
 	h.begin(nc.Loop())
 	c := nc.Ctx.(*conn)
+	if c.upgrading {
+		// One piece at a time: the handshake asks for the next.
+		if c.tr.hs != nil {
+			c.tr.hs.Feed(b)
+			nc.PauseRead()
+		}
+		return len(b)
+	}
 	if !c.greeted {
 		if len(b) < len(wire.Magic) {
 			return 0
@@ -81,7 +95,7 @@ func (h *handler) Traffic(nc *netloop.Conn, b []byte) (used int) {
 	}
 	heard := false
 	c.stall = nil
-	for used < len(b) && !c.closing && c.again == nil {
+	for used < len(b) && !c.closing && !c.upgrading && !c.asking && c.again == nil {
 		n, done := h.command(c, b[used:])
 		if !done {
 			break
@@ -123,6 +137,9 @@ func (h *handler) command(c *conn, b []byte) (n int, done bool) {
 		c.fail(e)
 		return len(b), true
 	}
+	if h.e.auth != nil && cmd.Op == wire.OpMpub && !c.allowed(cmd) {
+		return 0, false
+	}
 	n = line
 	if cmd.Op.HasBody() {
 		cmd.Resume = c.resume
@@ -140,6 +157,9 @@ func (h *handler) command(c *conn, b []byte) (n int, done bool) {
 		c.resume = wire.BatchState{}
 		n += body
 	}
+	if h.e.auth != nil && cmd.Op != wire.OpMpub && !c.allowed(cmd) {
+		return 0, false
+	}
 	if e := c.do(cmd); e != nil {
 		c.fail(e)
 		if e.Fatal {
@@ -153,7 +173,11 @@ func (h *handler) command(c *conn, b []byte) (n int, done bool) {
 // of a command.
 func (h *handler) EOF(nc *netloop.Conn) {
 	h.begin(nc.Loop())
-	nc.Ctx.(*conn).hangUp()
+	c := nc.Ctx.(*conn)
+	if c.abortUpgrade(errNoMore) {
+		return
+	}
+	c.hangUp()
 }
 
 // Drained goes on with a client that reads again.
@@ -180,6 +204,7 @@ func (h *handler) Closed(nc *netloop.Conn, err error) {
 	if err != nil {
 		h.e.log.printf(LogInfo, "[%s] closed: %v", c.peerAddr(), err)
 	}
+	c.abortUpgrade(upgrade.ErrClosed)
 	if c.timer != 0 {
 		h.shard.StopTimer(c.timer)
 		c.timer = 0
@@ -200,6 +225,7 @@ func (h *handler) Closed(nc *netloop.Conn, err error) {
 func (h *handler) Round(l *netloop.Loop, now int64) {
 	h.begin(l)
 	h.shard.EndRound()
+	h.roundEnds(now)
 	for i := 0; i < len(h.owing); i++ {
 		c := h.owing[i]
 		c.owing = false
@@ -208,25 +234,39 @@ func (h *handler) Round(l *netloop.Loop, now int64) {
 		case !c.pub.Pending():
 			c.flushAnswers()
 		case !c.waiting:
-			c.waiting = true
+			c.waiting, c.waitNs = true, now
 			c.nc.PauseRead()
 		}
 	}
 	clear(h.owing)
 	h.owing = h.owing[:0]
 	h.inRound = false
-	if due := h.shard.NextDue(); due != 0 {
+	if due := h.nextDue(); due != 0 {
 		l.SetTimer(due)
 	}
+}
+
+// timerSlack is the least time between two looks at the wheel. What is due now
+// and then is served at its time; of a stream of due messages those of a few
+// milliseconds share a round, which is what makes them cheap.
+const timerSlack = int64(4 * time.Millisecond)
+
+func (h *handler) nextDue() int64 {
+	due := h.shard.NextDue()
+	if due == 0 {
+		return 0
+	}
+	return max(due, h.timerAt+timerSlack)
 }
 
 // Timer serves what is due.
 func (h *handler) Timer(l *netloop.Loop, now int64) (next int64) {
 	h.begin(l)
+	h.timerAt = now
 	if !h.shard.Advance() {
 		return now + 1
 	}
-	return h.shard.NextDue()
+	return h.nextDue()
 }
 
 func (h *handler) onTimer(token uint32) {

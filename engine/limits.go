@@ -44,7 +44,7 @@ func (h *handler) sweep(now int64) {
 		case c.nc.Fd < 0 || !c.begun && !c.closing:
 			c.watched = false
 			continue
-		case reads != c.reads && !c.closing, c.waiting, c.stuffed, c.again != nil: // or it is we who do not read
+		case reads != c.reads && !c.closing, c.deaf(), c.upgrading: // or it is we who do not read; a handshake has a deadline of its own
 			c.reads, c.movedNs = reads, now
 		case now-c.movedNs < int64(h.e.opts.ReapTimeout):
 		case c.closing:

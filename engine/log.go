@@ -1,21 +1,26 @@
 package engine
 
 import (
+	"encoding/json"
 	"fmt"
 	"io"
-	"log"
+	"strings"
+	"sync"
 	"sync/atomic"
+	"time"
 )
 
-// logger writes lines in upstream's form: prefix, local time with microseconds,
-// level, text.
+// logger writes lines, each with one Write.
 type logger struct {
-	out   *log.Logger
-	level atomic.Int64
+	mu     sync.Mutex // one line at a time
+	out    io.Writer
+	prefix string
+	format LogFormat
+	level  atomic.Int64
 }
 
-func newLogger(w io.Writer, prefix string, level LogLevel) *logger {
-	l := &logger{out: log.New(w, prefix, log.Ldate|log.Ltime|log.Lmicroseconds)}
+func newLogger(w io.Writer, prefix string, format LogFormat, level LogLevel) *logger {
+	l := &logger{out: w, prefix: prefix, format: format}
 	l.level.Store(int64(level))
 	return l
 }
@@ -24,6 +29,30 @@ var logWords = [...]string{LogDebug: "DEBUG", LogInfo: "INFO", LogWarn: "WARNING
 
 func (l *logger) printf(level LogLevel, format string, args ...any) {
 	if int64(level) >= l.level.Load() {
-		l.out.Print(logWords[level] + ": " + fmt.Sprintf(format, args...))
+		text := fmt.Sprintf(format, args...)
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		LogLine(l.out, l.prefix, l.format, level, text)
 	}
+}
+
+// LogLine writes one line of the log: upstream's prefix, local time with
+// microseconds, level and text, or the same as a JSON object, without the prefix.
+// A log that cannot be written is nowhere to be told.
+func LogLine(w io.Writer, prefix string, format LogFormat, level LogLevel, text string) {
+	now := time.Now()
+	text = strings.TrimSuffix(text, "\n")
+	if format != LogJSON {
+		_, _ = fmt.Fprintf(w, "%s%s %s: %s\n", prefix, now.Format("2006/01/02 15:04:05.000000"), logWords[level], text)
+		return
+	}
+	line, err := json.Marshal(struct {
+		Time  time.Time `json:"time"`
+		Level string    `json:"level"`
+		Text  string    `json:"msg"`
+	}{now, logWords[level], text})
+	if err != nil {
+		panic("BUG: " + err.Error())
+	}
+	_, _ = w.Write(append(line, '\n'))
 }

@@ -24,8 +24,14 @@ type metadata struct {
 	mu   sync.Mutex // one write at a time
 }
 
-// metadataEvery is the shortest time between two writes that nobody waits for.
-const metadataEvery = time.Second
+// A change is written at once, for until then the death of the process undoes it.
+// Behind a write there is a pause that keeps the writing to a twentieth of the time,
+// however many topics there are.
+const (
+	metadataPauseMin = 20 * time.Millisecond
+	metadataPauseMax = time.Second
+	metadataShare    = 20
+)
 
 type metaFile struct {
 	Topics  []metaTopic `json:"topics"`
@@ -67,13 +73,15 @@ func (m *metadata) start() {
 				return
 			case <-m.dirt:
 			}
+			began := time.Now()
 			if err := m.write(); err != nil {
 				m.e.log.printf(LogError, "failed to persist metadata - %s", err)
 			}
+			pause := (metadataShare - 1) * time.Since(began)
 			select {
 			case <-m.done:
 				return
-			case <-time.After(metadataEvery):
+			case <-time.After(min(max(pause, metadataPauseMin), metadataPauseMax)):
 			}
 		}
 	})

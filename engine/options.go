@@ -12,9 +12,12 @@ import (
 	"os"
 	"reflect"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/zsqio/zsq/internal/version"
 )
 
 const (
@@ -22,7 +25,7 @@ const (
 	// compare it as semver, so it stays upstream's number and not our own.
 	Version = "1.3.0"
 	// OwnVersion is zsq's own release.
-	OwnVersion = "0.1.0"
+	OwnVersion = version.Own
 )
 
 // Options are all settings of the daemon. The fields are plain values, copied
@@ -96,21 +99,22 @@ type Options struct {
 
 	// The rest is zsq's own.
 
-	Durability  Durability // what the death of the process and a loss of power may take
-	Loops       int        // event loops; 0: see LoopCount
-	MemoryLimit int64      // bytes for messages in memory; 0: see MemoryBudget
-	OutputLimit int64      // bytes a connection may owe its reader
-
-	MaxBacklogBytes, MaxBacklogBytesPerTopic int64 // on disk; 0 is no limit
-
-	ExportUpstream string // where to write the data path for upstream's nsqd, instead of serving
-
-	MaxConnections        int64 // clients over TCP at once; 0: see ConnectionLimit
-	MaxTopics             int   // 0: no limit
-	MaxChannels           int   // per topic; 0: no limit
-	ConnectionMemoryLimit int64 // bytes that all connections may buffer; 0: see ConnectionMemory
+	Durability                               Durability // what the death of the process and a loss of power may take
+	LogFormat                                LogFormat
+	Metrics                                  MetricsDetail
+	Loops                                    int    // event loops; 0: see LoopCount
+	MemoryLimit                              int64  // bytes for messages in memory; 0: see MemoryBudget
+	MaxBacklogBytes, MaxBacklogBytesPerTopic int64  // on disk; 0: no limit
+	ExportUpstream                           string // where to write the data path for upstream's nsqd, instead of serving
+	OutputLimit                              int64  // bytes a connection may owe its reader
+	MaxConnections                           int64  // clients over TCP at once; 0: see ConnectionLimit
+	MaxTopics                                int    // 0: no limit
+	MaxChannels                              int    // per topic; 0: no limit
+	ConnectionMemoryLimit                    int64  // bytes that all connections may buffer; 0: see ConnectionMemory
 
 	ReapTimeout time.Duration // how long a stalled HTTP request or handshake may take
+
+	TLSReloadInterval time.Duration // time between looks at the TLS files; 0: only SIGHUP makes them read again
 }
 
 // NewOptions returns upstream's defaults and, for our own settings, ours. The
@@ -174,8 +178,12 @@ func NewOptions() *Options {
 
 		Experiments: []string{},
 
+		LogFormat:   LogText,
+		Metrics:     MetricsChannel,
 		OutputLimit: 1 << 20,
 		ReapTimeout: 15 * time.Second,
+
+		TLSReloadInterval: 10 * time.Second,
 	}
 }
 
@@ -249,6 +257,7 @@ func (o *Options) validateRanges() error {
 		{o.MaxBacklogBytes >= 0, "--max-backlog-bytes must not be negative"},
 		{o.MaxBacklogBytesPerTopic >= 0, "--max-backlog-bytes-per-topic must not be negative"},
 		{o.ReapTimeout > 0, "--reap-timeout must be > 0"},
+		{o.TLSReloadInterval >= 0, "--tls-reload-interval must be >= 0"},
 		{o.MaxConnections >= 0, "--max-connections must be >= 0"},
 		{o.MaxTopics >= 0, "--max-topics must be >= 0"},
 		{o.MaxChannels >= 0, "--max-channels must be >= 0"},
@@ -268,6 +277,11 @@ func (o *Options) RequireTLS() TLSRequired {
 		return TLSAlways
 	}
 	return o.TLSRequired
+}
+
+// topologyAware reports whether clients that are near are to be served first.
+func (o *Options) topologyAware() bool {
+	return slices.Contains(o.Experiments, "topology-aware-consumption")
 }
 
 // LoopCount is the number of event loops: Loops, or when that is zero one less
@@ -391,6 +405,8 @@ func (o *Options) Fields() []Field {
 		{Flag: "enable-experiment", Usage: "name of an experimental feature (may be given several times)", Ptr: &o.Experiments},
 
 		{Own: true, Flag: "durability", Usage: "what an accepted message survives: memory (a clean stop), process (kill -9), disk (a loss of power)", Ptr: &o.Durability},
+		{Own: true, Flag: "log-format", Usage: "form of log lines: text or json", Ptr: &o.LogFormat},
+		{Own: true, Flag: "metrics", Usage: "what /metrics has series for: channel, topic, node or off; the later, the fewer", Ptr: &o.Metrics},
 		{Own: true, Flag: "export-upstream", Usage: "write everything in the data path into this empty directory, for upstream's nsqd, and end", Ptr: &o.ExportUpstream},
 		{Own: true, Flag: "loops", Usage: "event loops (default 0, one less than the cores)", Ptr: &o.Loops},
 		{Own: true, Flag: "max-backlog-bytes", Usage: "bytes that the backlogs of all topics may take on disk; beyond it publishes are refused (default 0, no limit)", Ptr: &o.MaxBacklogBytes},
@@ -402,6 +418,7 @@ func (o *Options) Fields() []Field {
 		{Own: true, Flag: "connection-memory-limit", Usage: "bytes that all connections together may buffer (default 0, a quarter of what messages may have)", Ptr: &o.ConnectionMemoryLimit},
 		{Own: true, Flag: "max-topics", Usage: "topics there may be (default 0, no limit)", Ptr: &o.MaxTopics},
 		{Own: true, Flag: "max-channels", Usage: "channels a topic may have (default 0, no limit)", Ptr: &o.MaxChannels},
+		{Own: true, Flag: "tls-reload-interval", Usage: "time between looks at whether the TLS files have changed; 0 for none (SIGHUP reads them too)", Ptr: &o.TLSReloadInterval},
 	}
 	for i := range f {
 		if f[i].Key == "" {
@@ -462,6 +479,58 @@ func (l *LogLevel) Set(s string) error {
 
 // Get makes LogLevel a flag.Getter.
 func (l *LogLevel) Get() any { return *l }
+
+// LogFormat is the form of log lines.
+type LogFormat string
+
+// The forms of log lines: upstream's text, or one JSON object a line.
+const (
+	LogText LogFormat = "text"
+	LogJSON LogFormat = "json"
+)
+
+// String returns the flag's word.
+func (f *LogFormat) String() string { return string(*f) }
+
+// Set takes text or json.
+func (f *LogFormat) Set(s string) error {
+	if v := LogFormat(s); v == LogText || v == LogJSON {
+		*f = v
+		return nil
+	}
+	return fmt.Errorf("invalid log format '%s' (text, json)", s)
+}
+
+// Get makes LogFormat a flag.Getter.
+func (f *LogFormat) Get() any { return *f }
+
+// MetricsDetail says down to what /metrics goes, which bounds its series.
+type MetricsDetail string
+
+// How far down /metrics goes: 9 series a channel, 5 a topic, and some 300 for
+// the node, percentiles aside.
+const (
+	MetricsChannel MetricsDetail = "channel"
+	MetricsTopic   MetricsDetail = "topic"
+	MetricsNode    MetricsDetail = "node"
+	MetricsOff     MetricsDetail = "off" // there is no /metrics
+)
+
+// String returns the flag's word.
+func (m *MetricsDetail) String() string { return string(*m) }
+
+// Set takes channel, topic, node or off.
+func (m *MetricsDetail) Set(s string) error {
+	switch v := MetricsDetail(s); v {
+	case MetricsChannel, MetricsTopic, MetricsNode, MetricsOff:
+		*m = v
+		return nil
+	}
+	return fmt.Errorf("invalid detail '%s' (channel, topic, node, off)", s)
+}
+
+// Get makes MetricsDetail a flag.Getter.
+func (m *MetricsDetail) Get() any { return *m }
 
 // TLSRequired says which clients must use TLS. Its numbers are seen in /config.
 type TLSRequired int

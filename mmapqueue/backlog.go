@@ -746,7 +746,7 @@ func (b *Backlog) report(s *segment, offset int64, cause error) *CorruptError {
 func (b *Backlog) Close() error {
 	b.appending.Lock()
 	defer b.appending.Unlock()
-	if err := b.stop(); err != nil {
+	if err := b.wrapUp(); err != nil {
 		return err
 	}
 	return b.sync()
@@ -758,7 +758,7 @@ func (b *Backlog) Close() error {
 func (b *Backlog) CloseUnsynced() error {
 	b.appending.Lock()
 	defer b.appending.Unlock()
-	if err := b.stop(); err != nil {
+	if err := b.wrapUp(); err != nil {
 		return err
 	}
 	b.mu.Lock()
@@ -771,8 +771,8 @@ func (b *Backlog) CloseUnsynced() error {
 	return b.saveCursors(false)
 }
 
-// stop seals the log and makes every later call fail. The caller holds appending.
-func (b *Backlog) stop() error {
+// wrapUp seals the log and makes every later call fail. The caller holds appending.
+func (b *Backlog) wrapUp() error {
 	if err := b.shut(); err != nil {
 		return err
 	}

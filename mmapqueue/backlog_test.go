@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io/fs"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -130,9 +131,16 @@ func ids(recs []mmapqueue.Record) (out []uint64) {
 func clone(t testing.TB, dir string) string {
 	t.Helper()
 	to := filepath.Join(t.TempDir(), "log")
-	if _, err := os.Stat(dir); err == nil {
-		must(t, os.CopyFS(to, os.DirFS(dir)))
+	if _, err := os.Stat(dir); err != nil {
+		return to
 	}
+	err := os.CopyFS(to, os.DirFS(dir))
+	for errors.Is(err, fs.ErrNotExist) {
+		// A background sync has renamed the cursor file meanwhile.
+		must(t, os.RemoveAll(to))
+		err = os.CopyFS(to, os.DirFS(dir))
+	}
+	must(t, err)
 	return to
 }
 

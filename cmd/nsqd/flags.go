@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/zsqio/zsq/engine"
+	"github.com/zsqio/zsq/internal/config"
 )
 
 // parseFlags turns the command line (without the program's name) into checked
@@ -34,14 +35,24 @@ func parseFlags(args []string, stdout, stderr io.Writer) (o *engine.Options, cod
 		return nil, 0
 	}
 	if name := fs.Lookup("config").Value.String(); name != "" {
-		fmt.Fprintf(stderr, "[nsqd] FATAL: failed to load config file %s - config files are not supported yet, give flags\n", name)
-		return nil, 1
+		given := map[string]bool{}
+		fs.Visit(func(f *flag.Flag) { given[f.Name] = true })
+		if err := loadConfig(name, o, given); err != nil {
+			fatalf(stderr, o, "failed to load config file %s - %s", name, err)
+			return nil, 1
+		}
 	}
 	if err := o.Validate(); err != nil {
-		fmt.Fprintf(stderr, "[nsqd] FATAL: failed to instantiate nsqd - %s\n", err)
+		fatalf(stderr, o, "failed to instantiate nsqd - %s", err)
 		return nil, 1
 	}
 	return o, 0
+}
+
+// fatalf logs why the process ends. During the start upstream's lines have its
+// default prefix, whatever --log-prefix says; so have ours.
+func fatalf(w io.Writer, o *engine.Options, format string, args ...any) {
+	engine.LogLine(w, "[nsqd] ", o.LogFormat, engine.LogFatal, fmt.Sprintf(format, args...))
 }
 
 // versionText is what --version prints: upstream's line, which scripts read,
@@ -148,5 +159,22 @@ func (l *floatList) Set(s string) error {
 			return 0
 		}
 	})
+	return nil
+}
+
+// loadConfig sets every option that the file has and the command line has not.
+func loadConfig(path string, o *engine.Options, given map[string]bool) error {
+	file, err := config.Load(path)
+	if err != nil {
+		return err
+	}
+	for _, f := range o.Fields() {
+		if given[f.Flag] {
+			continue
+		}
+		if err := file.Set(f.Key, f.Ptr); err != nil {
+			return err
+		}
+	}
 	return nil
 }

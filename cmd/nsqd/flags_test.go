@@ -63,7 +63,8 @@ func TestEnds(t *testing.T) {
 	f("--log-level=warning", 2, `^$`, `^invalid value "warning" for flag -log-level: `)
 	f("--tls-min-version=ssl3.0", 2, `^$`, `^invalid value "ssl3\.0" for flag -tls-min-version: `)
 	f("--node-id=1024", 1, `^$`, `FATAL: failed to instantiate nsqd - --node-id must be \[0,1024\)\n$`)
-	f("--config=nsqd.cfg", 1, `^$`, `FATAL: failed to load config file nsqd\.cfg - config files are not supported yet`)
+	f("--config=/none.cfg", 1, `^$`, `^\[nsqd\] \d{4}/\d\d/\d\d \d\d:\d\d:\d\d\.\d{6} FATAL: failed to load config file /none\.cfg - open /none\.cfg: no such file or directory\n$`)
+	f("--log-format=xml", 2, `^$`, `^invalid value "xml" for flag -log-format: `)
 }
 
 // TestUsage shows that our own flags stand apart, after nsqd's.

@@ -1,7 +1,14 @@
+// Old clients shake hands as upstream's defaults let them: RSA key exchange,
+// 3DES, SHA-1 signatures and short RSA keys.
+//
+//go:debug tlsrsakex=1
+//go:debug tls3des=1
+//go:debug tlssha1=1
+//go:debug rsa1024min=0
+
 package main
 
 import (
-	"fmt"
 	"os"
 	"os/signal"
 	"runtime"
@@ -25,7 +32,7 @@ func run() int {
 	runtime.GOMAXPROCS(max(runtime.GOMAXPROCS(0), o.Loops+2))
 	if o.ExportUpstream != "" {
 		if err := engine.ExportUpstream(o, os.Stdout, os.Stderr); err != nil {
-			fmt.Fprintf(os.Stderr, "[nsqd] FATAL: %s\n", err)
+			fatalf(os.Stderr, o, "%s", err)
 			return 1
 		}
 		return 0
@@ -33,22 +40,37 @@ func run() int {
 	// Before the listeners open, so that no early signal is fatal.
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
+	// Under nohup a hang-up stays ignored.
+	if !signal.Ignored(syscall.SIGHUP) {
+		signal.Notify(signals, syscall.SIGHUP)
+	}
 	e, err := engine.New(o, os.Stderr)
 	if err != nil {
-		fmt.Fprintf(os.Stderr, "[nsqd] FATAL: failed to instantiate nsqd - %s\n", err)
+		fatalf(os.Stderr, o, "failed to instantiate nsqd - %s", err)
 		return 1
 	}
 	e.Start()
-	code = 0
-	select {
-	case <-signals:
-	case err := <-e.Failed():
-		fmt.Fprintf(os.Stderr, "[nsqd] FATAL: HTTP ended - %s\n", err)
-		code = 1
-	}
+	code = serve(e, o, signals)
 	if err := e.Shutdown(); err != nil {
-		fmt.Fprintf(os.Stderr, "[nsqd] FATAL: not everything was saved - %s\n", err)
+		fatalf(os.Stderr, o, "not everything was saved - %s", err)
 		return 1
 	}
 	return code
+}
+
+// serve waits for the end, and reloads certificates when it is told to. It
+// returns the exit code, as far as it is known by then.
+func serve(e *engine.Engine, o *engine.Options, signals <-chan os.Signal) int {
+	for {
+		select {
+		case s := <-signals:
+			if s != syscall.SIGHUP {
+				return 0
+			}
+			_ = e.ReloadCertificates() // it has logged why not
+		case err := <-e.Failed():
+			fatalf(os.Stderr, o, "HTTP ended - %s", err)
+			return 1
+		}
+	}
 }

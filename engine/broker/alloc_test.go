@@ -55,9 +55,11 @@ func (s *steady) Reserve(n int) []byte {
 	return s.out[at:]
 }
 
-func newSteady(tb testing.TB) *steady {
+// newSteady counts end-to-end latencies by channel if the window, in ns, is above
+// zero.
+func newSteady(tb testing.TB, window int64) *steady {
 	s := &steady{body: make([]byte, 200), out: make([]byte, 0, 1<<20)}
-	s.b = New(Options{Shards: 1, MemQueueSize: 10_000, DataPath: tb.TempDir(), MaxMsgTimeout: int64(time.Hour), Wall: func() int64 { return s.now }, Waker: s}, 1)
+	s.b = New(Options{Shards: 1, MemQueueSize: 10_000, DataPath: tb.TempDir(), MaxMsgTimeout: int64(time.Hour), E2EWindow: window, Wall: func() int64 { return s.now }, Waker: s}, 1)
 	sh := s.b.shards[0]
 	sh.Start(1, 1, func(uint32) {})
 	s.p.Waiter = s
@@ -80,14 +82,19 @@ func TestSteadyStateAllocatesNothing(t *testing.T) {
 	if invariant.Enabled {
 		t.Skip("checks allocate")
 	}
-	s := newSteady(t)
-	if n := testing.AllocsPerRun(200, func() { s.round(64) }); n != 0 {
-		t.Errorf("%v allocations per round of 64 messages, want 0", n)
+	for _, window := range []int64{0, int64(time.Hour)} {
+		s := newSteady(t, window)
+		if n := testing.AllocsPerRun(200, func() { s.round(64) }); n != 0 {
+			t.Errorf("window %d: %v allocations per round of 64 messages, want 0", window, n)
+		}
 	}
 }
 
-func BenchmarkSteadyState(b *testing.B) {
-	s := newSteady(b)
+func BenchmarkSteadyState(b *testing.B)    { benchmarkSteadyState(b, 0) }
+func BenchmarkSteadyStateE2E(b *testing.B) { benchmarkSteadyState(b, int64(time.Hour)) }
+
+func benchmarkSteadyState(b *testing.B, window int64) {
+	s := newSteady(b, window)
 	b.ReportAllocs()
 	b.ResetTimer()
 	for n := 0; n < b.N; n += 64 {

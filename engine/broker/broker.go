@@ -20,6 +20,8 @@ type Options struct {
 	MemoryLimit         int64             // bytes of message memory; beyond it messages overflow to disk
 	MaxMsgTimeout       int64             // ns, the limit of TOUCH
 	MaxChannelConsumers int               // 0: no limit
+	Topology            bool              // serve subscribers that are near first; see Near
+	E2EWindow           int64             // ns of which channels know their end-to-end latency; 0: of none
 	MaxTopics           int               // 0: no limit; what an earlier run left is never refused
 	MaxChannels         int               // per topic, likewise
 	DataPath            string            // parent of the backlogs' directories; "" keeps no backlog beyond this process
@@ -29,7 +31,8 @@ type Options struct {
 	JournalBudget       int64        // bytes that the journal may take before old messages make way; 0: by the memory in use
 	Wall                func() int64 // wall clock, ns
 	Waker               Waker
-	Changed             func(ephemeral bool)                    // a topic or channel came, went or was paused; must not block
+	Changed             func(topic string, ephemeral bool)      // it or a channel of it came, went or was paused; must not block
+	Created             func(t *Topic) (wait bool)              // by name, nobody sees it yet; true: it waits for Topic.Release; must not block; may be nil
 	Logf                func(level, format string, args ...any) // may be nil
 }
 
@@ -124,9 +127,10 @@ func (b *Broker) Topic(name string) (*Topic, error) {
 	}
 	t := b.newTopic(name, b.directory(name, b.ids.take(1)))
 	b.born(t.hold())
+	t.waiting = b.opts.Created != nil && b.opts.Created(t)
 	b.topics.set(name, t)
 	b.count++
-	b.changed(t.ephemeral)
+	b.changed(name, t.ephemeral)
 	return t, nil
 }
 
@@ -190,7 +194,7 @@ func (b *Broker) endTopic(t *Topic) {
 	b.topics.set(t.name, nil)
 	b.count--
 	b.mu.Unlock()
-	b.changed(t.ephemeral)
+	b.changed(t.name, t.ephemeral)
 }
 
 // DeleteChannel deletes a channel and its messages and closes its subscribers'
@@ -223,7 +227,7 @@ func (b *Broker) deleteChannel(t *Topic, c *Channel) {
 	last := t.ephemeral && len(v.channels) == 0 && !t.exiting.Swap(true)
 	t.mu.Unlock()
 	c.delete()
-	b.changed(t.ephemeral || c.ephemeral)
+	b.changed(t.name, t.ephemeral || c.ephemeral)
 	if last {
 		b.endTopic(t)
 	}
@@ -257,6 +261,9 @@ func (b *Broker) wake(c *Channel, self *Shard) {
 	if self != nil {
 		hungry &^= 1 << self.index
 	}
+	if b.opts.Topology {
+		hungry = c.nearest(hungry)
+	}
 	for hungry != 0 {
 		i := trailingZeros(hungry)
 		hungry &^= 1 << i
@@ -281,9 +288,9 @@ func (b *Broker) kickRefill(q *queue) {
 	}
 }
 
-func (b *Broker) changed(ephemeral bool) {
+func (b *Broker) changed(topic string, ephemeral bool) {
 	if b.opts.Changed != nil {
-		b.opts.Changed(ephemeral)
+		b.opts.Changed(topic, ephemeral)
 	}
 }
 

@@ -28,7 +28,11 @@ type Channel struct {
 	// and found nothing. The shard sets it and then looks once more; a
 	// publisher pushes and then loads it; so one of the two sees the other.
 	hungry atomic.Uint64
-	locals []atomic.Pointer[channelLocal] // by shard; stored by its loop
+	// near says of a shard whose bit is in hungry for whom it starves; elsewhere
+	// its bits mean nothing.
+	near      [NearNone]atomic.Uint64
+	delivered [nearCount]atomic.Uint64
+	locals    []atomic.Pointer[channelLocal] // by shard; stored by its loop
 }
 
 func (t *Topic) newChannel(name string) *Channel {
@@ -56,7 +60,7 @@ func (c *Channel) SetPaused(paused bool) {
 	if !paused {
 		c.topic.b.wakeAll(c)
 	}
-	c.topic.b.changed(c.ephemeral || c.topic.ephemeral)
+	c.topic.b.changed(c.topic.name, c.ephemeral || c.topic.ephemeral)
 }
 
 // Empty drops everything the channel holds: waiting, deferred and in flight. It

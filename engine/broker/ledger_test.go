@@ -44,12 +44,12 @@ func (e *engine) ring(i int, f func()) {
 func (e *engine) Wake(i int)         { e.ring(i, nil) }
 func (e *engine) Do(i int, f func()) { e.ring(i, f) }
 
-func newEngine(shards, mem int, dir string) *engine {
+func newEngine(shards, mem int, dir string, topology bool) *engine {
 	e := new(engine)
 	e.now.Store(int64(time.Hour))
 	e.b = New(Options{
 		Shards: shards, MemQueueSize: mem, DataPath: dir, MaxMsgTimeout: int64(time.Hour),
-		Wall: func() int64 { return e.now.Load() + wallOffset }, Waker: e,
+		Wall: func() int64 { return e.now.Load() + wallOffset }, Waker: e, Topology: topology,
 	}, 1)
 	for range e.b.shards {
 		e.loops = append(e.loops, &loop{bell: make(chan struct{}, 1)})
@@ -189,6 +189,7 @@ func (r *reader) start(c *Channel) {
 			panic(err)
 		}
 		r.sub = sub
+		sub.SetNear(Near(r.rng.IntN(int(nearCount))))
 		sub.SetReady(1 + r.rng.Int64N(60))
 	})
 }
@@ -227,7 +228,7 @@ func (p *pubber) publish() {
 // runLedger reports what was wrong, "" for nothing.
 func runLedger(t *testing.T, seed uint64, count uint32) string {
 	rng := rand.New(rand.NewPCG(seed, 9))
-	e := newEngine(2, []int{0, 5, 50, 5000}[seed%4], t.TempDir())
+	e := newEngine(2, []int{0, 5, 50, 5000}[seed%4], t.TempDir(), seed/4%2 == 1)
 	defer e.close()
 	topic, err := e.b.Topic("t")
 	if err != nil {
@@ -360,7 +361,13 @@ func TestLedger(t *testing.T) {
 // A strict ping-pong between two loops must not stall: each message is
 // published when the one before is finished.
 func TestPingPong(t *testing.T) {
-	e := newEngine(2, 100, t.TempDir())
+	for _, topology := range []bool{false, true} {
+		pingPong(t, topology)
+	}
+}
+
+func pingPong(t *testing.T, topology bool) {
+	e := newEngine(2, 100, t.TempDir(), topology)
 	defer e.close()
 	topic, _ := e.b.Topic("t")
 	c, err := topic.Channel("c")

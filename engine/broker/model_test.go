@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -258,6 +259,7 @@ func (w *world) consumer(ch *Channel, shard int, ready int64, got func(c *consum
 			w.fatal("subscribe: %v", err)
 		}
 		c.sub = sub
+		sub.SetNear(Near(w.rng.IntN(int(nearCount))))
 		sub.SetReady(ready)
 	})
 	w.drain()
@@ -368,6 +370,7 @@ func runModel(t *testing.T, seed uint64, mem int, d Durability) {
 	shards := 1 + int(seed%3)
 	dir := t.TempDir()
 	w := newWorldWith(t, seed, shards, mem, dir, 1, d)
+	w.b.opts.Topology = seed%2 == 1
 	topic, err := w.b.Topic("t")
 	if err != nil {
 		t.Fatal(err)
@@ -606,6 +609,9 @@ func runModel(t *testing.T, seed uint64, mem int, d Durability) {
 	if w.errs > 0 {
 		w.fatal("%d publishes refused", w.errs)
 	}
+	w.settle("answers", func() bool { // they wait for the journal, messages do not
+		return !slices.ContainsFunc(w.prods, func(p *producer) bool { return p.owed })
+	})
 	for _, p := range w.prods {
 		if p.owed {
 			w.fatal("mem %d: producer %d has no answer", mem, p.index)

@@ -188,6 +188,10 @@ func (b *Broker) fanout(v *view, refs []block.Ref, s *Shard, room []memory) *job
 
 // pushed makes somebody look at a channel that has got messages.
 func (b *Broker) pushed(c *Channel, s *Shard) {
+	if b.opts.Topology {
+		b.wake(c, nil) // this shard too, if it is its turn
+		return
+	}
 	if s != nil {
 		if l := c.locals[s.index].Load(); l != nil {
 			s.look(l)

@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 
 	"github.com/zsqio/zsq/internal/block"
+	"github.com/zsqio/zsq/internal/latency"
 	"github.com/zsqio/zsq/mmapqueue"
 )
 
@@ -38,6 +39,7 @@ type Shard struct {
 	subs       []*Subscriber // by index; nil where freed
 	freeSubs   []uint32
 	timers     func(token uint32) // heartbeats and such
+	e2e        latency.Histogram  // from publication to FIN, all channels
 
 	copyAt uint32 // of the wheel's slab: where copyOld goes on; 0: nothing to do
 
@@ -78,6 +80,8 @@ type channelLocal struct {
 	inFlightCount, deferredCount int64
 	inFlightShown, deferredShown int64 // what the channel's sums have of it
 	requeues, timeouts           uint64
+	delivered                    [nearCount]uint64
+	e2e                          atomic.Pointer[latency.Sketch] // nil before the first FIN, and unless it is asked for
 
 	looking, isTouched bool
 	trim               uint32      // entry of kindTrim, 0 for none
@@ -188,6 +192,12 @@ func (s *Shard) flushCounters() {
 		if d := l.deferredCount - l.deferredShown; d != 0 {
 			c.deferred.Add(d)
 			l.deferredShown = l.deferredCount
+		}
+		if s.b.opts.Topology {
+			for near := range l.delivered {
+				c.delivered[near].Add(l.delivered[near])
+			}
+			l.delivered = [nearCount]uint64{}
 		}
 		if l.requeues != 0 {
 			c.requeues.Add(l.requeues)

@@ -1,5 +1,7 @@
 package broker
 
+import "github.com/zsqio/zsq/internal/latency"
+
 // Figures for /stats. All of them may be read from any goroutine.
 
 // Depth returns how many messages the topic itself keeps, and how many of those
@@ -35,5 +37,37 @@ func (c *Channel) Figures() Figures {
 		Messages: c.q.taken.Load(),
 		Requeues: c.requeues.Load(),
 		Timeouts: c.timeouts.Load(),
+	}
+}
+
+// endToEnd counts a message that was finished ns after its publication.
+func (s *Shard) endToEnd(l *channelLocal, ns int64) {
+	s.e2e.Record(ns, 1)
+	if s.b.opts.E2EWindow == 0 {
+		return
+	}
+	sketch := l.e2e.Load()
+	if sketch == nil {
+		sketch = latency.NewSketch(s.b.opts.E2EWindow)
+		l.e2e.Store(sketch)
+	}
+	sketch.Record(s.nowNs, ns)
+}
+
+// EndToEnd returns how long messages took from publication to FIN, on this shard
+// since it started. Only its loop may ask.
+func (s *Shard) EndToEnd() latency.Histogram { return s.e2e }
+
+// EndToEnd adds to m how long the channel's messages took from publication to
+// FIN in the window that Options.E2EWindow names. nowNs is monotonic.
+func (c *Channel) EndToEnd(m *latency.Merged, nowNs int64) {
+	for i := range c.locals {
+		l := c.locals[i].Load()
+		if l == nil {
+			continue
+		}
+		if sketch := l.e2e.Load(); sketch != nil {
+			m.Add(sketch, nowNs)
+		}
 	}
 }

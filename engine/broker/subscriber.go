@@ -34,6 +34,7 @@ type Subscriber struct {
 	sample   int   // 0 keeps all; else messages are kept with (sample+1) % (contract, section 1.15)
 	lastSize int   // of the last frame sent
 	gone     bool
+	near     Near
 
 	sent, finished, requeued uint64
 }
@@ -199,7 +200,9 @@ func (s *Shard) Finish(sub *Subscriber, id uint64) error {
 	if err != nil {
 		return err
 	}
-	r := s.wheel.slab[i].ref
+	e := &s.wheel.slab[i]
+	r := e.ref
+	s.endToEnd(sub.local, s.wallNs-e.born())
 	s.wheel.release(i)
 	s.done(sub.local, r, id)
 	s.drops.Add(r.Chunk)
@@ -275,6 +278,10 @@ func (s *Shard) deliver(l *channelLocal) {
 	if c.paused.Load() || len(l.subs) == 0 {
 		return
 	}
+	if s.b.opts.Topology {
+		s.deliverNear(l)
+		return
+	}
 	idle := 0 // subscribers in a row that took nothing
 	for idle < len(l.subs) {
 		if l.turn >= len(l.subs) {
@@ -327,6 +334,7 @@ func (s *Shard) drained(l *channelLocal) {
 // send puts messages in flight and their frames into the subscriber's output.
 func (s *Shard) send(sub *Subscriber, refs []block.Ref) {
 	l := sub.local
+	before := l.inFlightCount
 	for _, r := range refs {
 		if sub.sample > 0 && s.rng.IntN(100) > sub.sample {
 			id, _ := wire.FrameID(frameOf(s.b.pool, r))
@@ -354,6 +362,7 @@ func (s *Shard) send(sub *Subscriber, refs []block.Ref) {
 		e := &s.wheel.slab[i]
 		e.kind, e.ref, e.id, e.owner = kindInFlight, r, id, sub.index
 		e.sentNs, e.dueNs = s.nowNs, s.nowNs+sub.timeout
+		e.setBorn(wire.FrameTimestamp(out))
 		s.wheel.add(i)
 		sub.table.put(id, i)
 		sub.inFlight++
@@ -361,5 +370,6 @@ func (s *Shard) send(sub *Subscriber, refs []block.Ref) {
 		sub.lastSize = len(frame)
 		l.inFlightCount++
 	}
+	l.delivered[sub.near] += uint64(l.inFlightCount - before)
 	s.touch(l)
 }

@@ -99,7 +99,7 @@ func TestSweepCopiesOldMessagesInFlight(t *testing.T) {
 	before := w.b.Memory()
 	w.now += agedNs
 	w.blocking("sweep", func() { w.b.Sweep(w.now, true) })
-	for w.b.shards[0].copyAt != 0 {
+	for w.round(0, nil); w.b.shards[0].copyAt != 0; {
 		w.round(0, nil)
 	}
 	if after := w.b.Memory(); after > before/4 {

@@ -31,7 +31,8 @@ type Topic struct {
 	pumping bool
 	opening bool // paused by Open until a Restore; only before the loops run
 
-	owed atomic.Uint64 // the journal's segment since which channels have finished what the backlog may have to read again; 0: none
+	owed    atomic.Uint64 // the journal's segment since which channels have finished what the backlog may have to read again; 0: none
+	waiting bool          // for Release: messages are held back as by a pause that nobody sees
 }
 
 // view is what publishers need, all of it from one instant.
@@ -127,7 +128,7 @@ func (t *Topic) Channel(name string) (*Channel, error) {
 		return nil, ErrTooManyChannels
 	}
 	c := t.newChannel(name)
-	inherit := len(v.channels) == 0 && !t.paused.Load()
+	inherit := len(v.channels) == 0 && !t.holdsLocked()
 	if inherit && (t.ephemeral || !c.ephemeral) {
 		c.q = v.hold
 		v.hold = nil
@@ -150,7 +151,7 @@ func (t *Topic) Channel(name string) (*Channel, error) {
 	if inherit && v.hold != nil {
 		t.letGoLocked() // an ephemeral channel's queue has no backlog: what was kept is copied
 	}
-	t.b.changed(t.ephemeral || c.ephemeral)
+	t.b.changed(t.name, t.ephemeral || c.ephemeral)
 	return c, nil
 }
 
@@ -193,10 +194,29 @@ func (t *Topic) SetPaused(paused bool) {
 	case paused && v.hold == nil:
 		v.hold = t.newQueue("")
 		t.setView(&v)
-	case !paused && len(v.channels) > 0 && v.hold != nil:
+	case !paused && !t.waiting && len(v.channels) > 0 && v.hold != nil:
 		t.letGoLocked()
 	}
-	t.b.changed(t.ephemeral)
+	t.b.changed(t.name, t.ephemeral)
+}
+
+// holdsLocked reports whether messages stay in the topic although it may have
+// channels.
+func (t *Topic) holdsLocked() bool { return t.waiting || t.paused.Load() }
+
+// Release ends the wait that Options.Created asked for: the topic has the
+// channels that it should begin with, and what was published meanwhile follows
+// in order. Calling it again, or on a topic that does not wait, does nothing.
+func (t *Topic) Release() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !t.waiting {
+		return
+	}
+	t.waiting = false
+	if v := t.view.Load(); !t.paused.Load() && len(v.channels) > 0 && v.hold != nil {
+		t.letGoLocked()
+	}
 }
 
 // letGoLocked ends the holding back: at once if nothing is held, else through
@@ -252,7 +272,7 @@ func (t *Topic) pumpStep() (hold *queue, moved bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	v := t.view.Load()
-	if t.paused.Load() || t.exiting.Load() || v.hold == nil || len(v.channels) == 0 || t.b.closing.Load() {
+	if t.holdsLocked() || t.exiting.Load() || v.hold == nil || len(v.channels) == 0 || t.b.closing.Load() {
 		t.pumping = false
 		return nil, false
 	}

@@ -41,11 +41,17 @@ type entry struct {
 	owner    uint32 // see kind
 	next     uint32 // slot list
 	prev     uint32
-	listNext uint32 // deferred: the channel's own list
+	listNext uint32 // deferred: the channel's own list; in flight: see setBorn
 	listPrev uint32
 	kind     kind
 	_        [3]byte
 }
+
+// setBorn notes when a message in flight was published, on the wall clock. It is
+// in no list, so the links have room for it.
+func (e *entry) setBorn(wallNs int64) { e.listNext, e.listPrev = uint32(wallNs), uint32(wallNs>>32) }
+
+func (e *entry) born() int64 { return int64(e.listPrev)<<32 | int64(e.listNext) }
 
 // wheel holds the slab and the slots. The zero value is not ready; see init.
 //

@@ -120,6 +120,9 @@ type Config struct {
 	// StallTimeout is how long a body or a reader may stand still; 0 for ever.
 	StallTimeout time.Duration
 
+	// Metrics serves /metrics; nil: there is none.
+	Metrics http.Handler
+
 	Logf func(level int, format string, args ...any)
 	// OnBug gets the value of a panic that says BUG:. Nil ends the process, as
 	// such a panic does everywhere else; net/http alone would hide it.

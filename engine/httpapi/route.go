@@ -51,6 +51,9 @@ func (a *api) table() map[string]methods {
 
 		configPrefix: {http.MethodGet: a.configGet, http.MethodPut: a.configPut},
 	}
+	if a.Metrics != nil {
+		t["/metrics"] = get(func(w *responseWriter, r *http.Request, _ string) { a.Metrics.ServeHTTP(w, r) })
+	}
 	debugRoutes(t)
 	return t
 }

@@ -97,8 +97,8 @@ type PubCount struct {
 	Count uint64 `json:"count"`
 }
 
-// memStats is the memory object of /stats.
-type memStats struct {
+// MemStats is the memory object of /stats.
+type MemStats struct {
 	HeapObjects       uint64 `json:"heap_objects"`
 	HeapIdleBytes     uint64 `json:"heap_idle_bytes"`
 	HeapInUseBytes    uint64 `json:"heap_in_use_bytes"`
@@ -116,7 +116,7 @@ type statsBody struct {
 	Health    string        `json:"health"`
 	StartTime int64         `json:"start_time"`
 	Topics    []TopicStats  `json:"topics"`
-	Memory    *memStats     `json:"memory,omitempty"`
+	Memory    *MemStats     `json:"memory,omitempty"`
 	Producers []ClientStats `json:"producers"`
 }
 
@@ -136,7 +136,7 @@ func (a *api) stats(r *http.Request) (any, *apiError) {
 		body.Topics, body.Producers = st.Topics, st.Producers
 	}
 	if boolArg(q, "include_mem") {
-		body.Memory = readMemStats()
+		body.Memory = ReadMemStats()
 	}
 	if q.Get("format") == "json" {
 		return body, nil
@@ -201,14 +201,14 @@ func (a *api) health() string {
 	return healthy
 }
 
-// readMemStats reads Go's figures. It stops the world for some microseconds.
-func readMemStats() *memStats {
+// ReadMemStats reads Go's figures. It stops the world for some microseconds.
+func ReadMemStats() *MemStats {
 	var ms runtime.MemStats
 	runtime.ReadMemStats(&ms)
 	// The runtime keeps the last pauses only.
 	pauses := slices.Clone(ms.PauseNs[:min(int(ms.NumGC), len(ms.PauseNs))])
 	slices.Sort(pauses)
-	return &memStats{
+	return &MemStats{
 		HeapObjects:       ms.HeapObjects,
 		HeapIdleBytes:     ms.HeapIdle,
 		HeapInUseBytes:    ms.HeapInuse,

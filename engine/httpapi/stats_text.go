@@ -40,7 +40,7 @@ func (a *api) statsText(s *statsBody) string {
 	return b.String()
 }
 
-func writeMemory(b *strings.Builder, m *memStats) {
+func writeMemory(b *strings.Builder, m *MemStats) {
 	b.WriteString("\nMemory:\n")
 	for _, line := range []struct {
 		name  string

@@ -60,7 +60,8 @@ type Conn struct {
 	bigOff   int // bigs[bigOff:] wait
 	buffered int64
 
-	lingerEnd int64 // gives up at this time
+	filter    *filtered // nil for a plain connection
+	lingerEnd int64     // gives up at this time
 
 	phase    phase
 	interest interest // what the poller was told
@@ -131,10 +132,7 @@ func (c *Conn) ResumeRead() {
 	}
 	c.paused = false
 	c.mark()
-	if !c.resumed {
-		c.resumed = true
-		c.loop.resumed = append(c.loop.resumed, c)
-	}
+	c.readSoon()
 }
 
 // CloseAfterFlush reads no more, and closes when the peer's kernel has all that
@@ -196,6 +194,9 @@ func (c *Conn) settle() {
 	}
 	if c.phase < phaseDead {
 		c.send()
+	}
+	if c.phase == phaseFlush && c.buffered == 0 {
+		c.farewell()
 	}
 	if c.phase == phaseFlush && c.buffered == 0 {
 		c.linger()
@@ -324,6 +325,10 @@ func (c *Conn) teardown() {
 	c.Fd = -1
 	c.releaseIn()
 	c.dropOutput()
+	if c.filter != nil {
+		c.filter.release(l)
+		c.filter = nil
+	}
 	l.again = true // the handler may want a Round after Closed
 	l.group.connClosed()
 	l.handler.Closed(c, c.err)

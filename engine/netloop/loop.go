@@ -49,6 +49,7 @@ type Loop struct {
 	count int     // entries in table
 	rbuf  []byte  // headroom, then ReadBuffer bytes
 	pool  pool
+	wire  []byte  // ReadBuffer bytes for what filters decode; nil until one does
 	bigs  [][]big // free lists of segments, see out.go
 	iov   []unix.Iovec
 	pa    netpoll.PollAttachment
@@ -270,7 +271,7 @@ func (l *Loop) onSignal() {
 	n := len(l.resumed) // what is resumed meanwhile has its turn in the next round
 	for _, c := range l.resumed[:n] {
 		c.resumed = false
-		c.present()
+		c.goOn()
 	}
 	l.resumed = slices.Delete(l.resumed, 0, n)
 }

@@ -59,6 +59,10 @@ func (c *Conn) Commit(n int) {
 // Handler.Sent is called with token, which happens exactly once, at the end of
 // this round or later. It pays from about 2 KB on.
 func (c *Conn) WriteBig(b []byte, token uint64) {
+	if c.filter != nil {
+		c.Write(b)
+		b = nil
+	}
 	if len(b) == 0 || c.phase >= phaseLinger {
 		c.loop.handler.Sent(c.loop, token)
 		return
@@ -113,6 +117,10 @@ func (c *Conn) grow(n int) {
 
 // send writes what waits, as far as the kernel takes it.
 func (c *Conn) send() {
+	if c.filter != nil {
+		c.sendFiltered()
+		return
+	}
 	for c.buffered > 0 && !c.blocked && c.phase < phaseLinger {
 		var (
 			n, asked int
@@ -147,6 +155,11 @@ func (c *Conn) send() {
 		return
 	}
 	c.releaseOut()
+	c.drained()
+}
+
+// drained tells a handler that was told to wait.
+func (c *Conn) drained() {
 	if c.wasFull && c.phase < phaseLinger {
 		c.wasFull = false
 		c.loop.again = true // the handler may want a Round after Drained

@@ -84,6 +84,13 @@ func (c *Conn) makeRoom() bool {
 
 // readInto reads once. It returns false when there is nothing to show.
 func (c *Conn) readInto(b []byte) (int, bool) {
+	if c.filter != nil {
+		return c.readFiltered(b)
+	}
+	return c.readSocket(b)
+}
+
+func (c *Conn) readSocket(b []byte) (int, bool) {
 	n, err := unix.Read(c.Fd, b)
 	switch {
 	case n > 0:
@@ -106,6 +113,16 @@ func (c *Conn) endOfStream() {
 		return
 	}
 	c.CloseAfterFlush()
+}
+
+// goOn shows what was kept and reads what a filter may still have.
+func (c *Conn) goOn() {
+	if len(c.in) > c.inOff {
+		c.present()
+	}
+	if c.filter != nil && c.phase == phaseOpen && !c.paused && c.filter.waiting() {
+		c.read()
+	}
 }
 
 // present shows the connection's own buffer to the handler.

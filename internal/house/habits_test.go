@@ -89,10 +89,15 @@ func uses(f file, importPath string, report func(name string, pos token.Pos)) {
 var rawAtomic = regexp.MustCompile(`^(Load|Store|Add|Swap|CompareAndSwap|And|Or)(Int32|Int64|Uint32|Uint64|Uintptr|Pointer)$`)
 
 // TestTypedAtomicsOnly forbids sync/atomic's functions on plain variables: a
-// plain access to such a variable compiles, and is a race.
+// plain access to such a variable compiles, and is a race. One file may use them:
+// programs copy the client's Message by value, as they may go-nsq's, and vet
+// would refuse that of a typed atomic.
 func TestTypedAtomicsOnly(t *testing.T) {
 	fset, files := tree(t)
 	for _, f := range files {
+		if f.name == "client/message.go" {
+			continue
+		}
 		uses(f, "sync/atomic", func(name string, pos token.Pos) {
 			if rawAtomic.MatchString(name) || name == ". import" {
 				t.Errorf("%s: atomic.%s; use a typed atomic", fset.Position(pos), name)

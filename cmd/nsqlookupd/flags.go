@@ -1,0 +1,122 @@
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"runtime"
+	"strings"
+	"time"
+
+	"github.com/zsqio/zsq/internal/config"
+	"github.com/zsqio/zsq/internal/version"
+	"github.com/zsqio/zsq/lookupd"
+)
+
+// parseFlags turns the command line (without the program's name) and the config
+// file it names into checked options. When it returns nil options the process
+// ends with the code: 0 after --version and -h, 2 after a syntax error, 1 after
+// a file or a value that cannot work. It has then said why, the version on
+// stdout and all else on stderr.
+func parseFlags(args []string, stdout, stderr io.Writer) (o *lookupd.Options, code int) {
+	o = lookupd.NewOptions()
+	fs := flag.NewFlagSet("nsqlookupd", flag.ContinueOnError)
+	fs.SetOutput(stderr)
+	showVersion, path := defineFlags(fs, o)
+	if err := fs.Parse(args); errors.Is(err, flag.ErrHelp) {
+		return nil, 0
+	} else if err != nil {
+		return nil, 2 // fs has printed the error and the usage
+	}
+	if *showVersion {
+		fmt.Fprintf(stdout, "nsqlookupd v%s (built w/%s)\nzsq v%s\n", lookupd.Version, runtime.Version(), version.Own)
+		return nil, 0
+	}
+	if err := loadConfig(*path, o, fs); err != nil {
+		fatal(stderr, "%s", err)
+		return nil, 1
+	}
+	if err := o.Validate(); err != nil {
+		fatal(stderr, "failed to instantiate nsqlookupd - %s", err)
+		return nil, 1
+	}
+	return o, 0
+}
+
+// fatal logs why the process ends. During the start upstream's lines have its
+// default prefix, whatever --log-prefix says; so have ours.
+func fatal(w io.Writer, format string, args ...any) {
+	lookupd.NewLogger(w, lookupd.NewOptions().LogPrefix, lookupd.LogFatal).Printf(lookupd.LogFatal, format, args...)
+}
+
+// loadConfig sets every option that the file has and the command line has not.
+func loadConfig(path string, o *lookupd.Options, line *flag.FlagSet) error {
+	file, err := config.Load(path)
+	if err != nil {
+		return fmt.Errorf("failed to load config file %s - %w", path, err)
+	}
+	given := map[string]bool{}
+	line.Visit(func(f *flag.Flag) { given[f.Name] = true })
+	for _, f := range o.Fields() {
+		key := strings.ReplaceAll(f.Flag, "-", "_")
+		if given[f.Flag] {
+			continue
+		}
+		err := file.Set(key, f.Ptr)
+		if err == nil {
+			continue
+		}
+		if f.Ptr == any(&o.LogLevel) {
+			return fmt.Errorf("failed parsing log_level %v", file[key])
+		}
+		return fmt.Errorf("failed to load config file %s - %w", path, err)
+	}
+	return nil
+}
+
+// defineFlags defines every flag on fs and gives it a usage text in which our
+// own flags stand apart from upstream's. It returns where --version and --config
+// land.
+func defineFlags(fs *flag.FlagSet, o *lookupd.Options) (showVersion *bool, path *string) {
+	upstream := flag.NewFlagSet("", flag.ContinueOnError)
+	own := flag.NewFlagSet("", flag.ContinueOnError)
+
+	showVersion = upstream.Bool("version", false, "print the version and end")
+	path = upstream.String("config", "", "path to a config file")
+	upstream.Bool("verbose", false, "accepted as nsqlookupd has it; without effect (see --log-level)")
+	for _, f := range o.Fields() {
+		if f.Own {
+			defineField(own, f)
+		} else {
+			defineField(upstream, f)
+		}
+	}
+
+	for _, part := range []*flag.FlagSet{upstream, own} {
+		part.VisitAll(func(f *flag.Flag) { fs.Var(f.Value, f.Name, f.Usage) })
+		part.SetOutput(fs.Output())
+	}
+	fs.Usage = func() {
+		fmt.Fprintln(fs.Output(), "Usage of nsqlookupd:")
+		upstream.PrintDefaults()
+		fmt.Fprintln(fs.Output(), "\nzsq's own:")
+		own.PrintDefaults()
+	}
+	return showVersion, path
+}
+
+func defineField(fs *flag.FlagSet, f lookupd.Field) {
+	switch p := f.Ptr.(type) {
+	case flag.Value:
+		fs.Var(p, f.Flag, f.Usage)
+	case *string:
+		fs.StringVar(p, f.Flag, *p, f.Usage)
+	case *int:
+		fs.IntVar(p, f.Flag, *p, f.Usage)
+	case *time.Duration:
+		fs.DurationVar(p, f.Flag, *p, f.Usage)
+	default:
+		panic(fmt.Sprintf("BUG: --%s has type %T", f.Flag, p))
+	}
+}
