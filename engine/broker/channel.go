@@ -76,6 +76,10 @@ func (c *Channel) Empty() {
 			s.emptyLocal(l)
 		}
 	})
+	b.onAll(func(*Shard) {}) // those rounds have ended, and told what is gone
+	if b.journal != nil {
+		_ = b.journal.Flush() // an error is in Health, and what was told is kept
+	}
 	c.topic.writer.inOrder(queue)
 }
 

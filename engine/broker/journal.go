@@ -576,20 +576,23 @@ func (t *Topic) renew(q *queue) {
 	all := make([]block.Ref, q.ring.Len())
 	all = all[:q.ring.TryPop(all)]
 	batch := b.journal.Batch()
-	b.foreign.copyOld(batch, q, all, keep)
-	b.foreign.copyOld(batch, q, q.left, keep)
+	var old block.Drops
+	b.foreign.copyOld(batch, q, all, keep, &old)
+	b.foreign.copyOld(batch, q, q.left, keep, &old)
 	b.journal.Submit(batch, nil)
+	old.Flush(b.pool) // not before: see trimJournal
 	if n := q.ring.TryPush(all); n < len(all) {
 		q.outstanding.Add(int64(len(all) - n))
 		q.left = append(all[n:len(all):len(all)], q.left...)
 	}
 }
 
-// copyOld replaces the messages in chunks older than keep by copies.
-func (f *foreign) copyOld(batch *mmapqueue.JournalBatch, q *queue, refs []block.Ref, keep uint64) {
+// copyOld replaces the messages in chunks older than keep by copies. The old ones
+// hold their segments of the journal until the caller, who has submitted the batch
+// by then, lets go of them.
+func (f *foreign) copyOld(batch *mmapqueue.JournalBatch, q *queue, refs []block.Ref, keep uint64, old *block.Drops) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	var old block.Drops
 	for i, r := range refs {
 		if r.Aux&auxSequence != 0 || f.b.pool.MarkOf(r.Chunk) >= keep {
 			continue
@@ -598,9 +601,6 @@ func (f *foreign) copyOld(batch *mmapqueue.JournalBatch, q *queue, refs []block.
 		f.b.put(batch, q, refs[i], dueOf(f.b.pool, r))
 		old.Add(r.Chunk)
 	}
-	// The caller submits the batch; trimJournal flushes behind that, or sees
-	// the old chunks.
-	old.Flush(f.b.pool)
 }
 
 // renew lets go of an open chunk that is old.
