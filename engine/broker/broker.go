@@ -221,6 +221,7 @@ func (b *Broker) deleteChannel(t *Topic, c *Channel) {
 	v.channels = slices.DeleteFunc(slices.Clone(v.channels), func(x *Channel) bool { return x == c })
 	if len(v.channels) == 0 && v.hold == nil {
 		v.hold = t.newQueue("")
+		t.b.born(v.hold) // or the journal would know of no queue of the topic
 	}
 	t.setView(&v)
 	// Under mu, so that no channel comes into a topic that goes.

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/zsqio/zsq/internal/block"
 	"github.com/zsqio/zsq/internal/faultfs"
 	"github.com/zsqio/zsq/mmapqueue"
 )
@@ -151,9 +152,76 @@ func TestJournalKnowsDeaths(t *testing.T) {
 			t.Error(err)
 		}
 	})
+	w.crashed(dir) // a topic without channels and messages
 	w.round(0, func(s *Shard) { p.publish(s, kept, 30, 0) })
 	w.settle("answer", func() bool { return !p.owed && w.quiet() })
 	w.crashed(dir)
+	if err := w.b.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// What a consumer was handed from the backlog while its channel was being emptied
+// is there after a crash: the emptying went by it.
+func TestEmptyLeavesWhatIsHeld(t *testing.T) {
+	dir := t.TempDir()
+	w := newWorldWith(t, 1, 1, 1, dir, 1, DurabilityProcess)
+	topic, _ := w.b.Topic("t")
+	ch, err := topic.Channel("c")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := w.producer(0)
+	w.round(0, func(s *Shard) { p.publish(s, topic, 30, 0) })
+	w.settle("answer", func() bool { return !p.owed && w.quiet() })
+	c := w.consumer(ch, 0, 10, func(*consumer, uint64, uint16) {})
+	w.settle("ten in flight", func() bool { w.drain(); w.round(0, nil); return len(c.hold) == 10 && w.quiet() })
+	topic.writer.inOrder(func(*mmapqueue.Backlog) { ch.q.empty(w.b) }) // the last part of Empty
+	if pl, err := ch.Places(); err != nil || pl.held() != 10 {
+		t.Fatalf("the channel holds %d messages (%v), want 10", pl.held(), err)
+	}
+	w.crashed(dir)
+	w.blocking("empty", ch.Empty)
+	w.crashed(dir)
+	if pl, err := ch.Places(); err != nil || pl.held() != 0 {
+		t.Errorf("the channel holds %d messages (%v), want 0", pl.held(), err)
+	}
+	if err := w.b.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A message that is copied out of an old chunk keeps its segment of the journal
+// until the copy's record is on its way.
+func TestCopiesHoldTheJournal(t *testing.T) {
+	w := newWorldWith(t, 1, 1, 100, t.TempDir(), 1, DurabilityProcess)
+	topic, _ := w.b.Topic("t")
+	ch, err := topic.Channel("c")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.b.pool.SetMark(5)
+	if err := w.b.PublishForeign(topic, [][]byte{body(1, 1)}, 0); err != nil {
+		t.Fatal(err)
+	}
+	w.b.pool.SetMark(9)
+	w.b.foreign.renew(9)
+	refs := make([]block.Ref, 1)
+	if ch.q.pop(refs) != 1 {
+		t.Fatal("no message")
+	}
+	var old block.Drops
+	batch := w.b.journal.Batch()
+	w.b.foreign.copyOld(batch, ch.q, refs, 9, &old)
+	if m := w.b.pool.OldestMark(); m != 5 {
+		t.Errorf("before the submit segments below %d may go, want 5", m)
+	}
+	w.b.journal.Submit(batch, nil)
+	old.Flush(w.b.pool)
+	if m := w.b.pool.OldestMark(); m != 9 {
+		t.Errorf("then segments below %d may go, want 9", m)
+	}
+	ch.q.ring.TryPush(refs)
 	if err := w.b.Close(); err != nil {
 		t.Fatal(err)
 	}
