@@ -21,13 +21,16 @@ func length(t *testing.T) time.Duration {
 	return length
 }
 
-// TestLongModelWithJournal runs TestModelWithJournal with new seeds and four times
-// as many crashes, for ZSQ_LONG.
+// TestLongModelWithJournal runs TestModelWithJournal, and now and then TestModel,
+// with new seeds and four times as many crashes, for ZSQ_LONG.
 func TestLongModelWithJournal(t *testing.T) {
 	crashOneIn = 1
 	seed, seeds := uint64(time.Now().UnixNano()), 0
 	for end := time.Now().Add(length(t)); time.Now().Before(end); seed += 4 {
-		t.Run(strconv.FormatUint(seed, 10), func(t *testing.T) { runModelWithJournal(t, seed) })
+		t.Run(strconv.FormatUint(seed, 10), func(t *testing.T) {
+			runModelWithJournal(t, seed)
+			runModel(t, seed+1, 8, DurabilityMemory)
+		})
 		if seeds++; t.Failed() {
 			return
 		}
