@@ -155,6 +155,10 @@ func (e *Engine) openBroker() error {
 		MaxTopics:           e.opts.MaxTopics,
 		MaxChannels:         e.opts.MaxChannels,
 		DataPath:            e.dataPath(),
+		Durability:          broker.Durability(e.opts.Durability),
+		Journal: mmapqueue.JournalOptions{
+			Logf: func(format string, args ...any) { e.log.printf(LogError, format, args...) },
+		},
 		Log: mmapqueue.Options{
 			SyncEvery:   e.opts.SyncEvery,
 			SyncTimeout: e.opts.SyncTimeout,

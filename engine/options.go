@@ -100,6 +100,7 @@ type Options struct {
 
 	// The rest is zsq's own.
 
+	Durability                               Durability // what the death of the process and a loss of power may take
 	LogFormat                                LogFormat
 	Metrics                                  MetricsDetail
 	Loops                                    int    // event loops; 0: see LoopCount
@@ -393,6 +394,7 @@ func (o *Options) Fields() []config.Field {
 		{Flag: "snappy", Usage: "offer snappy", Ptr: &o.SnappyEnabled},
 		{Flag: "enable-experiment", Usage: "name of an experimental feature (may be given several times)", Ptr: &o.Experiments},
 
+		{Own: true, Flag: "durability", Usage: "what an accepted message survives: memory (a clean stop), process (kill -9), disk (a loss of power)", Ptr: &o.Durability},
 		{Own: true, Flag: "log-format", Usage: "form of log lines: text or json", Ptr: &o.LogFormat},
 		{Own: true, Flag: "metrics", Usage: "what /metrics has series for: channel, topic, node or off; the later, the fewer", Ptr: &o.Metrics},
 		{Own: true, Flag: "export-upstream", Usage: "write everything in the data path into this empty directory, for upstream's nsqd, and end", Ptr: &o.ExportUpstream},

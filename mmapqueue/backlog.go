@@ -721,6 +721,13 @@ func (b *Backlog) trim() {
 // Bytes returns the size of all segments, with space set aside for later records.
 func (b *Backlog) Bytes() int64 { return b.bytes.Load() }
 
+// NextSequence returns the sequence that the next record gets, or one before it.
+func (b *Backlog) NextSequence() uint64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.sequence
+}
+
 // Damaged returns how many damaged places were found since Open. A place may be
 // found once by each cursor.
 func (b *Backlog) Damaged() int64 { return b.broken.Load() }

@@ -529,8 +529,8 @@ func (w *walk) done(sequence uint64) bool {
 	return w.known[(sequence-w.from)/64]>>(sequence%64)&1 != 0
 }
 
-// Empty forgets everything the cursor had to read, and finishes what was handed
-// out.
+// Empty finishes everything the cursor has still to read. What was handed out
+// stays the caller's to Finish: a consumer may hold it.
 func (c *Cursor) Empty() {
 	b := c.b
 	b.mu.Lock()
@@ -538,11 +538,12 @@ func (c *Cursor) Empty() {
 		b.mu.Unlock()
 		return
 	}
-	c.depth.Store(0)
-	c.waiting = 0
-	c.settle()
+	if c.depth.Load() > 0 {
+		c.forget()
+	}
 	c.epoch++
 	b.moved = true
+	c.raised()
 	gone := b.reap()
 	b.check()
 	b.mu.Unlock()
@@ -550,6 +551,20 @@ func (c *Cursor) Empty() {
 		b.o.Logf("%v", err)
 	}
 	b.discard(gone)
+}
+
+// forget finishes all that c has still to read and puts it behind everything. The
+// caller holds b.mu.
+func (c *Cursor) forget() {
+	for _, s := range c.b.segments {
+		if s.number >= c.at.segment {
+			t := c.tally(s.number)
+			t.finished += max(0, c.own(s)-t.left)
+			t.left = c.own(s)
+		}
+	}
+	c.depth.Store(0)
+	c.skip()
 }
 
 // Rename gives the cursor another name; its id and its place stay. It fails when

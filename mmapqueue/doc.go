@@ -87,13 +87,41 @@
 // by renaming the topic's cursor, which is named "". None of these may be called
 // by an event loop, Depth excepted: they touch files.
 //
-// # Where this goes
+// # The journal
 //
-// The record's kind leaves room for what the journal of the process and disk
-// modes needs, in the same format: finish (ranges of sequences), birth, death,
-// pause and empty. The journal is one log for all topics of the daemon, one
-// write a round; its segments are reused once all in them is finished or has been
-// carried to a backlog and synced there. Sequences count a topic's records for
-// that reason: a record found in both is one message. They start again at 1
-// when a log has been empty across a stop.
+// A Journal is one log for all topics of a daemon: the messages that are in memory,
+// and what becomes of them. Topics share it because a log of each topic's own, written
+// every round, would cost a system call and a sync per topic and round.
+//
+//	dir/000001.journal    64 MB, used again and again under new numbers
+//
+// Records are those of a backlog with more kinds (journal_batch.go). Whoever
+// submits a batch is told when it is written, and is on the disk if the journal
+// syncs; what was submitted meanwhile is one write, and one sync.
+//
+//	Submit(batch, done)   does not wait; an event loop may call it
+//	Segment() uint64      what to mark new messages with
+//	Release(segment)      nothing older is needed
+//	Replay()              what lives, before Start
+//
+// A journal does not know which messages live while it runs. Its user says from
+// which segment on there may be some; older files are kept as spares or removed,
+// oldest first, so that a finish never goes before its message. After a crash,
+// Replay applies the records in order and finds out. What a crash may do is what it
+// may do to a backlog:
+//
+//   - After the process dies every batch whose done was called without an error is
+//     there, and of the last ones any beginning.
+//   - After power loss, with Sync, the same, and of what was not yet synced any whole
+//     record. A user who moves a message from one log to another therefore waits
+//     for the new place before it gives up the old one.
+//   - A batch that failed is refused as far as its messages go, though a start may
+//     find some. Its other records are written again, before anything else, when the
+//     disk works.
+//   - A damaged record costs itself: a message, or a finish, whose messages come
+//     again. Headers and the definitions of queues stand twice.
+//
+// Sequences of a backlog begin again at 1 when it has been empty across a stop. A
+// journal therefore notes each start, and what it says of backlogs before the last
+// one is done with.
 package mmapqueue

@@ -15,7 +15,23 @@ const (
 	KindPublish Kind = 1
 	// KindPut is a message for one cursor: what a single channel gave back.
 	KindPut Kind = 2
+
+	// The kinds below stand in a journal only; journal_batch.go says what they
+	// hold. There, a KindPublish is a message for every queue of the group that
+	// Cursor names.
+	kindGroup    Kind = 3
+	kindFinish   Kind = 4
+	kindFinished Kind = 5
+	kindUpdate   Kind = 6
+	kindMove     Kind = 7
+	kindEnd      Kind = 8
+	kindStart    Kind = 9
+	kindSuspect  Kind = 10
 )
+
+// known reports whether a record can be of kind k. (A backlog holds the first
+// two only; another cannot be found there, for its checksum would be wrong.)
+func (k Kind) known() bool { return k-KindPublish <= kindSuspect-KindPublish }
 
 // Record is one entry of a log.
 type Record struct {
@@ -100,9 +116,18 @@ func batchSize(recs []Record) (size int64, err error) {
 // encode writes r to the front of b, as the record that stands at offset of the
 // segment with this salt, and returns its size.
 func encode(b []byte, r *Record, sequence uint64, offset int64, salt uint64) int {
+	size := draft(b, r)
+	seal(b, sequence, offset, salt)
+	return size
+}
+
+// draft writes r to the front of b without what depends on its place, and
+// returns its size. seal makes a record of it.
+func draft(b []byte, r *Record) int {
 	size := int(recordSize(len(r.Body)))
 	end := offBody + len(r.Body)
 	_ = b[size-1]
+	binary.LittleEndian.PutUint64(b, uint64(end-recordHeader)|uint64(r.Kind)<<32)
 	binary.LittleEndian.PutUint64(b[offTime:], uint64(r.Timestamp))
 	binary.LittleEndian.PutUint32(b[offAttempts:], uint32(r.Attempts))
 	binary.LittleEndian.PutUint32(b[offCursor:], r.Cursor)
@@ -110,14 +135,21 @@ func encode(b []byte, r *Record, sequence uint64, offset int64, salt uint64) int
 	binary.LittleEndian.PutUint64(b[offDue:], uint64(r.Due))
 	copy(b[offBody:], r.Body)
 	clear(b[end:size])
+	binary.LittleEndian.PutUint64(b[offChecksum:], xxhash.Sum64(b[recordHeader:end]))
+	return size
+}
 
+// seal completes the draft at the front of b for its place, and returns its
+// size.
+func seal(b []byte, sequence uint64, offset int64, salt uint64) int {
 	key := mix(salt + uint64(offset))
-	word := uint64(end-recordHeader) | uint64(r.Kind)<<32
+	word := binary.LittleEndian.Uint64(b) & (1<<40 - 1)
 	word |= tag(key, word, sequence) << 40
+	sum := binary.LittleEndian.Uint64(b[offChecksum:]) ^ mix(mix(key^word)^sequence)
 	binary.LittleEndian.PutUint64(b, word)
 	binary.LittleEndian.PutUint64(b[offSequence:], sequence)
-	binary.LittleEndian.PutUint64(b[offChecksum:], checksum(b[recordHeader:end], key, word, sequence))
-	return size
+	binary.LittleEndian.PutUint64(b[offChecksum:], sum)
+	return int(recordSize(int(uint32(word)) - recordFixed))
 }
 
 // verdict is what decode found.
@@ -138,7 +170,7 @@ func decode(b []byte, r *Record, offset int64, salt uint64) (size int64, v verdi
 	}
 	word := binary.LittleEndian.Uint64(b)
 	n, kind := int64(uint32(word)), Kind(word>>32)
-	if n < recordFixed || (kind != KindPublish && kind != KindPut) {
+	if n < recordFixed || !kind.known() {
 		return 0, nothing // the common case while searching, so before any mixing
 	}
 	size = recordSize(int(n) - recordFixed)

@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"cmp"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -25,7 +26,10 @@ type Options struct {
 	MaxChannels         int               // per topic, likewise
 	DataPath            string            // parent of the backlogs' directories; "" keeps no backlog beyond this process
 	Log                 mmapqueue.Options // for the backlogs
-	Wall                func() int64      // wall clock, ns
+	Durability          Durability        // what the death of the process may take
+	Journal             mmapqueue.JournalOptions
+	JournalBudget       int64        // bytes that the journal may take before old messages make way; 0: by the memory in use
+	Wall                func() int64 // wall clock, ns
 	Waker               Waker
 	Changed             func(topic string, ephemeral bool)      // it or a channel of it came, went or was paused; must not block
 	Created             func(t *Topic) (wait bool)              // by name, nobody sees it yet; true: it waits for Topic.Release; must not block; may be nil
@@ -56,6 +60,11 @@ type Broker struct {
 	closing atomic.Bool
 	helpers sync.WaitGroup // refillers and pumps
 
+	journal  *mmapqueue.Journal // nil in memory mode; set by Open
+	keepFrom atomic.Uint64      // journal segments from here on are kept; messages in older ones must move; 0: all may stay
+	trimming atomic.Bool
+	trim     sync.Mutex // one trimJournal at a time
+
 	writeSlots chan struct{} // bounds the writers that are in a system call
 	health     atomic.Pointer[error]
 	probing    atomic.Bool // a helper looks whether the disk works again
@@ -64,12 +73,23 @@ type Broker struct {
 // backlogsDir is the folder of all topics' backlogs in the data path.
 const backlogsDir = "zsq"
 
+// What a journal takes by default; the budget is at least twice the memory that
+// messages use, so that what is written again is less than what is new.
+const (
+	journalSegment = 64 << 20
+	journalBudget  = 512 << 20
+)
+
 // writersMax bounds the operating-system threads that writing can hold.
 const writersMax = 16
 
 // New makes a broker without topics. idMark is where its message ids start; ids
 // below it have been used by earlier runs.
 func New(o Options, idMark uint64) *Broker {
+	o.Journal.SegmentBytes = cmp.Or(o.Journal.SegmentBytes, journalSegment)
+	if o.MemQueueSize == 0 {
+		o.Durability = max(o.Durability, DurabilityProcess)
+	}
 	b := &Broker{opts: o, pool: block.NewPool(o.MemoryLimit), blocks: ring.NewPool[block.Ref](4096)}
 	b.ids.next.Store(idMark)
 	b.idMark = idMark + idMarkAhead
@@ -106,6 +126,7 @@ func (b *Broker) Topic(name string) (*Topic, error) {
 		return nil, ErrTooManyTopics
 	}
 	t := b.newTopic(name, b.directory(name, b.ids.take(1)))
+	b.born(t.hold())
 	t.waiting = b.opts.Created != nil && b.opts.Created(t)
 	b.topics.set(name, t)
 	b.count++
@@ -123,7 +144,7 @@ func (b *Broker) newTopic(name, dir string) *Topic {
 	t := &Topic{b: b, name: name, ephemeral: strings.HasSuffix(name, ephemeralSuffix)}
 	t.writer.init(b, dir)
 	t.locals = make([]topicLocal, len(b.shards))
-	t.view.Store(&view{hold: t.newQueue()})
+	t.setView(&view{hold: t.newQueue("")})
 	return t
 }
 
@@ -149,11 +170,11 @@ func (b *Broker) endTopic(t *Topic) {
 	t.mu.Lock()
 	v := *t.view.Load()
 	if v.hold == nil {
-		v.hold = t.newQueue()
+		v.hold = t.newQueue("")
 	}
 	channels := v.channels
 	v.channels = nil
-	t.view.Store(&v)
+	t.setView(&v)
 	t.mu.Unlock()
 	for _, c := range channels {
 		c.delete()
@@ -199,9 +220,10 @@ func (b *Broker) deleteChannel(t *Topic, c *Channel) {
 	v := *t.view.Load()
 	v.channels = slices.DeleteFunc(slices.Clone(v.channels), func(x *Channel) bool { return x == c })
 	if len(v.channels) == 0 && v.hold == nil {
-		v.hold = t.newQueue()
+		v.hold = t.newQueue("")
+		t.b.born(v.hold) // or the journal would know of no queue of the topic
 	}
-	t.view.Store(&v)
+	t.setView(&v)
 	// Under mu, so that no channel comes into a topic that goes.
 	last := t.ephemeral && len(v.channels) == 0 && !t.exiting.Swap(true)
 	t.mu.Unlock()

@@ -67,7 +67,7 @@ func (c *Channel) SetPaused(paused bool) {
 // returns after every loop has done its part, and must not be called on a loop.
 func (c *Channel) Empty() {
 	b := c.topic.b
-	queue := func(*mmapqueue.Backlog) { c.q.empty(b.pool) }
+	queue := func(*mmapqueue.Backlog) { c.q.empty(b) }
 	// The queue goes first, or the subscribers would be given what is in it as
 	// soon as their hands are empty; and last, for what a loop had in hand.
 	c.topic.writer.inOrder(queue)
@@ -76,6 +76,10 @@ func (c *Channel) Empty() {
 			s.emptyLocal(l)
 		}
 	})
+	b.onAll(func(*Shard) {}) // those rounds have ended, and told what is gone
+	if b.journal != nil {
+		_ = b.journal.Flush() // an error is in Health, and what was told is kept
+	}
 	c.topic.writer.inOrder(queue)
 }
 
@@ -100,7 +104,7 @@ func (c *Channel) end() {
 // in the writer's order.
 func (q *queue) end(b *Broker) {
 	q.dead.Store(true)
-	q.empty(b.pool)
+	q.empty(b)
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.cursor != nil {
@@ -109,4 +113,5 @@ func (q *queue) end(b *Broker) {
 		}
 		q.cursor = nil
 	}
+	b.end(q)
 }

@@ -24,7 +24,13 @@
 // back. Shard.Check and Channel.Places state it in code; the seeded tests look
 // after every step.
 //
-// The disk is touched by two kinds of helper goroutine only: one writer per
+// In the process and disk modes a message stands in the daemon's journal too, until
+// it is finished or stands in the backlog, and its OK waits for the journal's
+// writer: see journal.go for what is written when, and recover.go for a start after
+// a crash. A message may be delivered before its commit; when that fails, its
+// publisher is told so and it may come all the same.
+//
+// The disk is touched by the journal's writer and two kinds of helper goroutine only: one writer per
 // topic with something to write, one refiller per channel that lags. Both end
 // when they have nothing left to do.
 package broker

@@ -11,6 +11,11 @@ import (
 // is one, each call has a helper look whether the disk works again, so that a
 // broker nobody publishes to heals too.
 func (b *Broker) Health() error {
+	if b.journal != nil {
+		if err := b.journal.Err(); err != nil {
+			return err // it heals by itself
+		}
+	}
 	failed := b.health.Load()
 	if failed == nil {
 		return nil

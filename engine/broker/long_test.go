@@ -4,12 +4,13 @@ package broker
 
 import (
 	"os"
+	"strconv"
 	"testing"
 	"time"
 )
 
-// TestLongLedger runs ledgers with new seeds for ZSQ_LONG, ten minutes if unset.
-func TestLongLedger(t *testing.T) {
+// length is ZSQ_LONG, ten minutes if unset.
+func length(t *testing.T) time.Duration {
 	length := 10 * time.Minute
 	if s := os.Getenv("ZSQ_LONG"); s != "" {
 		var err error
@@ -17,8 +18,30 @@ func TestLongLedger(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	return length
+}
+
+// TestLongModelWithJournal runs TestModelWithJournal, and now and then TestModel,
+// with new seeds and four times as many crashes, for ZSQ_LONG.
+func TestLongModelWithJournal(t *testing.T) {
+	crashOneIn = 1
+	seed, seeds := uint64(time.Now().UnixNano()), 0
+	for end := time.Now().Add(length(t)); time.Now().Before(end); seed += 4 {
+		t.Run(strconv.FormatUint(seed, 10), func(t *testing.T) {
+			runModelWithJournal(t, seed)
+			runModel(t, seed+1, 8, DurabilityMemory)
+		})
+		if seeds++; t.Failed() {
+			return
+		}
+	}
+	t.Logf("%d seeds", seeds)
+}
+
+// TestLongLedger runs ledgers with new seeds for ZSQ_LONG.
+func TestLongLedger(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
-	for end := time.Now().Add(length); time.Now().Before(end); seed++ {
+	for end := time.Now().Add(length(t)); time.Now().Before(end); seed++ {
 		if bad := runLedger(t, seed, 5000); bad != "" {
 			t.Fatalf("seed %d: %s", seed, bad)
 		}

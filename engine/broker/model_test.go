@@ -4,14 +4,20 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io/fs"
 	"math/rand/v2"
+	"os"
+	"path/filepath"
 	"runtime"
+	"slices"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/zsqio/zsq/internal/block"
 	"github.com/zsqio/zsq/internal/invariant"
 	"github.com/zsqio/zsq/internal/wire"
+	"github.com/zsqio/zsq/mmapqueue"
 )
 
 // world drives a broker's shards from one goroutine: a seed says which loop has
@@ -42,14 +48,27 @@ func (w *world) Do(i int, f func()) {
 }
 
 func newWorld(t *testing.T, seed uint64, shards, mem int, dir string, mark uint64) *world {
+	return newWorldWith(t, seed, shards, mem, dir, mark, DurabilityMemory)
+}
+
+// newWorldWith is newWorld in one of the modes. In one with a journal the broker
+// is opened.
+func newWorldWith(t *testing.T, seed uint64, shards, mem int, dir string, mark uint64, d Durability) *world {
 	w := &world{t: t, seed: seed, rng: rand.New(rand.NewPCG(seed, 7)), now: int64(time.Hour)}
 	w.woken, w.calls = make([]bool, shards), make([][]func(), shards)
 	w.b = New(Options{
 		Shards: shards, MemQueueSize: mem, DataPath: dir, MaxMsgTimeout: int64(time.Hour),
 		Wall: func() int64 { return w.now + wallOffset }, Waker: w,
+		Log:        mmapqueue.Options{SyncEvery: -1, SyncTimeout: -1},
+		Durability: d, Journal: mmapqueue.JournalOptions{SegmentBytes: 64 << 10}, JournalBudget: 256 << 10,
 	}, mark)
 	for _, s := range w.b.shards {
 		s.Start(w.now, w.now+wallOffset, func(uint32) {})
+	}
+	if d != DurabilityMemory {
+		if err := w.b.Open(); err != nil {
+			t.Fatal(err)
+		}
 	}
 	t.Cleanup(func() { // or a writer or a late sync makes files in a directory that is being removed
 		for _, topic := range w.b.Topics() {
@@ -89,10 +108,13 @@ func (w *world) round(i int, f func(s *Shard)) {
 	s.EndRound()
 }
 
+// patience bounds every wait. Nothing comes near it unless something hangs.
+const patience = 30 * time.Second
+
 // settle runs rounds until done.
 func (w *world) settle(what string, done func() bool) {
 	w.t.Helper()
-	for range 2_000_000 {
+	for start := time.Now(); time.Since(start) < patience; {
 		for i := range w.b.shards {
 			w.mu.Lock()
 			due := w.woken[i] || len(w.calls[i]) > 0
@@ -106,7 +128,14 @@ func (w *world) settle(what string, done func() bool) {
 		}
 		runtime.Gosched()
 	}
-	w.fatal("never: %s", what)
+	for _, t := range w.b.Topics() {
+		for _, c := range t.Channels() {
+			p, err := c.Places()
+			w.t.Logf("%s: %+v %v, left %d refilling %t draining %t parked %t", c.name, p, err, len(c.q.left), c.q.refilling.Load(), c.q.draining.Load(), c.q.parked.Load())
+		}
+		w.t.Logf("%s: hold %+v pumping %t", t.name, t.hold().outstanding.Load(), t.pumping)
+	}
+	w.fatal("never: %s (quiet %t)", what, w.quiet())
 }
 
 // blocking runs f, which waits for loops, beside the rounds it needs.
@@ -125,6 +154,9 @@ func (w *world) blocking(what string, f func()) {
 }
 
 func (w *world) quiet() bool {
+	if w.b.trimming.Load() {
+		return false
+	}
 	for i := range w.woken {
 		w.mu.Lock()
 		due := w.woken[i] || len(w.calls[i]) > 0
@@ -134,12 +166,13 @@ func (w *world) quiet() bool {
 		}
 	}
 	for _, t := range w.b.Topics() {
-		t.writer.mu.Lock()
-		running := t.writer.running
-		t.writer.mu.Unlock()
+		// In the order in which one gives the other work.
 		t.mu.Lock()
 		pumping := t.pumping
 		t.mu.Unlock()
+		t.writer.mu.Lock()
+		running := t.writer.running
+		t.writer.mu.Unlock()
 		for _, c := range t.Channels() {
 			running = running || c.q.refilling.Load()
 		}
@@ -251,14 +284,219 @@ func TestModel(t *testing.T) {
 	seeds := uint64(24)
 	for seed := range seeds {
 		for _, mem := range []int{0, 1, 8, 1000} {
-			runModel(t, seed*4+uint64(mem%7), mem)
+			runModel(t, seed*4+uint64(mem%7), mem, DurabilityMemory)
 		}
 	}
 }
 
-func runModel(t *testing.T, seed uint64, mem int) {
+// TestModelWithJournal is TestModel in process mode, with crashes: copies of the
+// directory hold all that the broker holds, and nothing else.
+func TestModelWithJournal(t *testing.T) {
+	for seed := range uint64(8) {
+		runModelWithJournal(t, 1000+seed*4)
+	}
+}
+
+func runModelWithJournal(t *testing.T, seed uint64) {
+	for _, mem := range []int{1, 8, 1000} {
+		runModel(t, seed+uint64(mem%7), mem, DurabilityProcess)
+	}
+}
+
+// crashed compares a broker that stands still with one that finds a copy of its
+// directory.
+func (w *world) crashed(dir string) {
+	for range 2 { // what is written may have more written behind it
+		if err := w.b.journal.Flush(); err != nil {
+			w.fatal("journal: %v", err)
+		}
+	}
+	w.settle("no file comes or goes", func() bool { return !w.b.trimming.Load() })
+	copied := filepath.Join(w.t.TempDir(), "copy")
+	err := os.CopyFS(copied, os.DirFS(dir))
+	for try := 0; errors.Is(err, fs.ErrNotExist) && try < 9; try++ {
+		// A background sync replaced a file meanwhile.
+		copied += "'"
+		err = os.CopyFS(copied, os.DirFS(dir))
+	}
+	if err != nil {
+		w.fatal("%v", err)
+	}
+	now := w.now
+	other := newWorldWith(w.t, w.seed, 1, 5, copied, w.b.ids.next.Load(), DurabilityProcess)
+	other.now = now
+	other.settle("recovered", other.quiet)
+	other.round(0, nil)
+	for _, t := range w.b.Topics() {
+		found := other.b.Find([]byte(t.name))
+		if found == nil {
+			w.fatal("topic %s is gone", t.name)
+		}
+		held, _ := t.Depth()
+		if got := int64(len(other.heldBy(found.hold(), nil))); got != held && len(t.Channels()) == 0 {
+			w.fatal("after the crash the topic holds %d messages, want %d", got, held)
+		}
+		for _, c := range t.Channels() {
+			p, err := c.Places()
+			if err != nil {
+				return // something moves after all
+			}
+			fc := found.Find(c.name)
+			if fc == nil {
+				w.fatal("channel %s is gone", c.name)
+			}
+			q, err := fc.Places()
+			if err != nil {
+				w.fatal("after the crash: %v", err)
+			}
+			if got := other.heldBy(fc.q, fc); int64(len(got)) != p.held() {
+				w.fatal("channel %s: %d messages after the crash, want %d: %+v, %+v", c.name, len(got), p.held(), q, p)
+			}
+		}
+	}
+	for _, t := range other.b.Topics() {
+		was := w.b.Find([]byte(t.name))
+		if was == nil {
+			w.fatal("topic %s is back from the dead", t.name)
+		}
+		for _, c := range t.Channels() {
+			if was.Find(c.name) == nil {
+				w.fatal("channel %s is back from the dead", c.name)
+			}
+		}
+	}
+	if err := other.b.Close(); err != nil {
+		w.fatal("close the copy: %v", err)
+	}
+}
+
+// crashedInMemory is crashed in memory mode: what is in the backlog, or was read
+// from there and is not finished, is there again, and nothing else. Nothing that
+// is gone keeps its place there.
+func (w *world) crashedInMemory(topic *Topic, dir string) {
+	want := map[string]int{}
+	for _, c := range topic.Channels() {
+		c.q.mu.Lock()
+		cursor := c.q.cursor
+		c.q.mu.Unlock()
+		if cursor == nil {
+			continue
+		}
+		n := w.readBy(c)
+		if u := cursor.Unfinished(); int64(n) != u {
+			w.fatal("channel %s: %d messages are from the backlog, which waits for %d", c.name, n, u)
+		}
+		want[c.name] = n + int(cursor.Depth())
+	}
+	topic.writer.inOrder(func(log *mmapqueue.Backlog) {
+		if err := log.Sync(); err != nil {
+			w.fatal("sync: %v", err)
+		}
+	})
+	copied := filepath.Join(w.t.TempDir(), "copy")
+	if err := os.CopyFS(copied, os.DirFS(dir)); err != nil {
+		w.fatal("%v", err)
+	}
+	other := newWorld(w.t, w.seed, 1, 5, copied, w.b.ids.next.Load())
+	if err := other.b.Open(); err != nil {
+		w.fatal("%v", err)
+	}
+	other.settle("recovered", other.quiet)
+	found := other.b.Find([]byte(topic.name))
+	for name, n := range want {
+		got := 0
+		if found != nil && found.Find(name) != nil {
+			c := found.Find(name)
+			got = len(other.heldBy(c.q, c))
+		}
+		if got != n {
+			w.fatal("channel %s: %d messages after a crash in memory mode, want %d", name, got, n)
+		}
+	}
+	if err := other.b.Close(); err != nil {
+		w.fatal("close the copy: %v", err)
+	}
+}
+
+// readBy returns how many messages that a channel has in memory are from its
+// backlog.
+func (w *world) readBy(c *Channel) (n int) {
+	count := func(r block.Ref) {
+		if r.Aux&auxSequence != 0 {
+			n++
+		}
+	}
+	c.q.mu.Lock()
+	defer c.q.mu.Unlock()
+	refs := make([]block.Ref, c.q.ring.Len())
+	refs = refs[:c.q.ring.TryPop(refs)]
+	for _, r := range append(slices.Clone(refs), c.q.left...) {
+		count(r)
+	}
+	c.q.ring.TryPush(refs)
+	for _, s := range w.b.shards {
+		for i := range s.wheel.slab {
+			switch e := &s.wheel.slab[i]; {
+			case e.kind == kindInFlight && s.subs[e.owner].local.c == c, e.kind == kindDeferred && s.locals[e.owner].c == c:
+				count(e.ref)
+			}
+		}
+	}
+	return n
+}
+
+// crashOneIn is how many of the model's turns for a crash come to one.
+var crashOneIn = 4
+
+// heldBy returns the ids of what a queue, and a channel's consumers if c is not nil,
+// will deliver. It takes them all. A message that stands in the journal and in the
+// backlog must be one that is dropped when it is met there.
+func (w *world) heldBy(q *queue, c *Channel) map[uint64]bool {
+	ids := map[uint64]bool{}
+	note := func(id uint64) {
+		if ids[id] {
+			w.fatal("message %x would come twice after the crash", id)
+		}
+		ids[id] = true
+	}
+	inMemory := func(r block.Ref) {
+		id, _ := wire.FrameID(frameOf(w.b.pool, r))
+		note(id)
+	}
+	if c != nil {
+		for _, s := range w.b.shards {
+			for i := range s.wheel.slab {
+				if e := &s.wheel.slab[i]; e.kind == kindDeferred && s.locals[e.owner].c == c {
+					inMemory(e.ref)
+				}
+			}
+		}
+	}
+	if q.topic == nil {
+		return ids // no hold queue
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	refs := make([]block.Ref, q.ring.Len())
+	for _, r := range append(refs[:q.ring.TryPop(refs)], q.left...) {
+		inMemory(r)
+	}
+	for q.cursor != nil && q.cursor.Depth() > 0 {
+		if _, err := q.cursor.Read(1000, func(r *mmapqueue.Record) {
+			if !q.suspects.known(r) {
+				note(r.ID)
+			}
+		}); err != nil {
+			w.fatal("after the crash: %v", err)
+		}
+	}
+	return ids
+}
+
+func runModel(t *testing.T, seed uint64, mem int, d Durability) {
 	shards := 1 + int(seed%3)
-	w := newWorld(t, seed, shards, mem, t.TempDir(), 1)
+	dir := t.TempDir()
+	w := newWorldWith(t, seed, shards, mem, dir, 1, d)
 	w.b.opts.Topology = seed%2 == 1
 	topic, err := w.b.Topic("t")
 	if err != nil {
@@ -438,6 +676,19 @@ func runModel(t *testing.T, seed uint64, mem int) {
 			if w.rng.IntN(2) == 0 {
 				w.blocking("sweep again", func() { w.b.Sweep(w.now+agedNs, true) })
 			}
+		case 20:
+			oneIn := crashOneIn
+			if d == DurabilityMemory {
+				oneIn *= 8 // there are four times as many runs
+			}
+			if w.rng.IntN(oneIn) == 0 {
+				w.settle("standing still", func() bool { w.drain(); return w.quiet() })
+				if d == DurabilityMemory {
+					w.crashedInMemory(topic, dir)
+				} else {
+					w.crashed(dir)
+				}
+			}
 		default:
 			w.round(w.rng.IntN(shards), nil)
 		}
@@ -493,6 +744,9 @@ func runModel(t *testing.T, seed uint64, mem int) {
 	if w.errs > 0 {
 		w.fatal("%d publishes refused", w.errs)
 	}
+	w.settle("answers", func() bool { // they wait for the journal, messages do not
+		return !slices.ContainsFunc(w.prods, func(p *producer) bool { return p.owed })
+	})
 	for _, p := range w.prods {
 		if p.owed {
 			w.fatal("mem %d: producer %d has no answer", mem, p.index)

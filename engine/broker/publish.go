@@ -1,9 +1,11 @@
 package broker
 
 import (
+	"errors"
 	"sync"
 
 	"github.com/zsqio/zsq/internal/block"
+	"github.com/zsqio/zsq/internal/wire"
 	"github.com/zsqio/zsq/mmapqueue"
 )
 
@@ -32,6 +34,9 @@ func (p *Publisher) Pending() bool { return p.pending > 0 }
 func (s *Shard) Publish(t *Topic, p *Publisher, body []byte, dueNs int64) error {
 	if t.exiting.Load() {
 		return ErrExiting
+	}
+	if err := t.journalFailed(); err != nil {
+		return err
 	}
 	l := &t.locals[s.index]
 	if !l.queued {
@@ -64,12 +69,12 @@ func (s *Shard) flushPublishes() {
 		t.messages.Add(uint64(len(l.batch)))
 		t.bytes.Add(l.bytes)
 		var err error
-		if t.exiting.Load() {
+		if l.view == nil {
 			err = ErrExiting
 			for _, r := range l.batch {
 				s.drops.Add(r.Chunk)
 			}
-		} else if j := s.b.fanout(t, nil, l.batch, s); j != nil {
+		} else if j := s.b.fanout(l.view, l.batch, s, s.room[l.roomAt:]); j != nil {
 			j.done = &ticket{waiters: l.waiters, shard: s}
 			l.waiters = nil
 			t.writer.submit(*j)
@@ -79,7 +84,7 @@ func (s *Shard) flushPublishes() {
 		}
 		clear(l.waiters)
 		s.keepBatch(l.batch)
-		l.batch, l.waiters, l.bytes, l.queued = nil, l.waiters[:0], 0, false
+		l.batch, l.waiters, l.bytes, l.queued, l.view = nil, l.waiters[:0], 0, false, nil
 	}
 	clear(s.topics)
 	s.topics = s.topics[:0]
@@ -130,19 +135,13 @@ func (p *Publisher) answer() {
 }
 
 // fanout gives a batch, with one reference to each message, to every channel of
-// the topic, or to its hold queue. What does not fit in memory is returned as a
-// job for the topic's writer. s is the calling shard, nil for a foreign caller,
-// whose deferred messages go to a shard by mail.
-func (b *Broker) fanout(t *Topic, v *view, refs []block.Ref, s *Shard) *job {
-	m := b.memory()
-	if v == nil {
-		v = t.view.Load()
-		for v.hold != nil && !v.hold.gate.enter(int64(len(refs))) {
-			v = t.view.Load() // the pump has just closed the gate
-		}
-	}
+// a topic's view, or to its hold queue, within the memory that room says for each.
+// What does not fit in memory is returned as a job for the topic's writer. s is
+// the calling shard, nil for a foreign caller, whose deferred messages go to a
+// shard by mail.
+func (b *Broker) fanout(v *view, refs []block.Ref, s *Shard, room []memory) *job {
 	var j *job
-	overflow := func(q *queue, n int) {
+	overflow := func(q *queue, n int, journaled bool) {
 		if n == len(refs) {
 			return
 		}
@@ -153,15 +152,15 @@ func (b *Broker) fanout(t *Topic, v *view, refs []block.Ref, s *Shard) *job {
 		if j == nil {
 			j = &job{refs: append([]block.Ref(nil), refs...)}
 		}
-		j.want = append(j.want, want{q: q, from: n})
+		j.want = append(j.want, want{q: q, from: n, journaled: journaled})
 	}
 	if v.hold != nil {
 		v.hold.taken.Add(uint64(len(refs)))
-		n := v.hold.put(refs, m)
+		n := v.hold.put(refs, room[0])
 		if n < len(refs) && v.hold.ephemeral {
 			v.hold.gate.count.Add(-int64(len(refs) - n))
 		}
-		overflow(v.hold, n)
+		overflow(v.hold, n, room[0] != memoryGone)
 		// The topic's first channel may have inherited the queue since.
 		if c := v.hold.owner.Load(); c != nil && n > 0 {
 			b.pushed(c, s)
@@ -171,18 +170,15 @@ func (b *Broker) fanout(t *Topic, v *view, refs []block.Ref, s *Shard) *job {
 	if len(v.channels) > 1 {
 		b.retain(refs, int64(len(v.channels)-1))
 	}
-	for _, c := range v.channels {
+	due := hasDue(refs)
+	for i, c := range v.channels {
 		c.q.taken.Add(uint64(len(refs)))
-		batch := refs
-		if hasDue(refs) {
-			batch = b.deferSome(c, refs, s)
-			if len(batch) < len(refs) {
-				b.putLoose(c, batch, s, m)
-				continue
-			}
+		if due {
+			b.putLoose(c, b.deferSome(c, refs, s), s, room[i])
+			continue
 		}
-		n := c.q.put(batch, m)
-		overflow(c.q, n)
+		n := c.q.put(refs, room[i])
+		overflow(c.q, n, room[i] != memoryGone)
 		if n > 0 {
 			b.pushed(c, s)
 		}
@@ -272,7 +268,7 @@ func (b *Broker) putLoose(c *Channel, refs []block.Ref, s *Shard, m memory) {
 	}
 	c.topic.writer.submit(job{
 		refs: append([]block.Ref(nil), refs[n:]...),
-		want: []want{{q: c.q}},
+		want: []want{{q: c.q, journaled: true}},
 	})
 }
 
@@ -282,6 +278,7 @@ type foreign struct {
 	b     *Broker
 	mu    sync.Mutex
 	arena *block.Arena
+	read  *block.Arena // of what the backlogs give back, which holds no journal back
 	views sync.RWMutex // read-held while a topic's view is used
 }
 
@@ -292,14 +289,89 @@ func (f *foreign) grace() {
 }
 
 func newForeign(b *Broker) *foreign {
-	return &foreign{b: b, arena: block.NewArena(b.pool)}
+	f := &foreign{b: b, arena: block.NewArena(b.pool), read: block.NewArena(b.pool)}
+	f.read.SetMark(block.Unmarked)
+	return f
 }
 
-// fanout is for the pump: what overflows is written without anybody waiting.
-func (f *foreign) fanout(t *Topic, v *view, refs []block.Ref) {
-	if j := f.b.fanout(t, v, refs, nil); j != nil {
-		t.writer.submit(*j)
+// move is for the pump: it gives what the topic held back to its channels. Nobody
+// waits for what overflows. A message that the hold queue has read from its
+// backlog stands there for that queue alone, so it is written again, for the
+// channels, and ends for the hold queue when that is done.
+func (f *foreign) move(t *Topic, v *view, refs []block.Ref) {
+	b, to := f.b, &view{channels: v.channels}
+	for len(refs) > 0 {
+		n, read := 1, refs[0].Aux&auxSequence != 0
+		for n < len(refs) && (refs[n].Aux&auxSequence != 0) == read {
+			n++
+		}
+		part := refs[:n]
+		refs = refs[n:]
+		room := to.decide(nil, b.memory())
+		switch {
+		case read: // without a journal, or it failed
+			f.moveRead(t, v.hold, to, part)
+			continue
+		case v.hold.journal == nil:
+		case v.onward != nil:
+			batch := b.journal.Batch()
+			batch.Move(v.hold.journal, v.onward, b.idsOf(part))
+			b.journal.Submit(batch, nil)
+			clear(room) // the journal has it for all channels
+		default:
+			b.finishJournaled(v.hold, part)
+		}
+		if j := b.fanout(to, part, nil, room); j != nil {
+			t.writer.submit(*j)
+		}
 	}
+}
+
+// moveRead writes messages that the hold queue has read for all channels; those of
+// an ephemeral one, which has no backlog, are given to it.
+func (f *foreign) moveRead(t *Topic, hold *queue, to *view, refs []block.Ref) {
+	b := f.b
+	b.retain(refs, int64(len(to.channels)))
+	j := job{refs: append([]block.Ref(nil), refs...), from: hold}
+	for _, c := range to.channels {
+		c.q.taken.Add(uint64(len(refs)))
+		n := 0
+		if c.q.ephemeral {
+			if n = c.q.put(refs, b.memory()); n > 0 {
+				b.pushed(c, nil)
+			}
+			b.drop(nil, refs[n:])
+			continue
+		}
+		c.q.put(refs, memoryGone)
+		j.want = append(j.want, want{q: c.q})
+	}
+	j.after = func() { b.drop(nil, j.refs) }
+	t.writer.submit(j)
+}
+
+// withoutSequence returns the messages as another queue may hold them. The
+// caller's references go over to what it returns.
+func (f *foreign) withoutSequence(refs []block.Ref) []block.Ref {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	out := make([]block.Ref, len(refs))
+	for i, r := range refs {
+		frame := frameOf(f.b.pool, r)
+		id, _ := wire.FrameID(frame)
+		out[i] = store(f.read, id, wire.FrameTimestamp(frame), dueOf(f.b.pool, r), wire.FrameBody(frame))
+		out[i].Aux |= r.Aux & auxAttempts
+	}
+	f.b.drop(nil, refs)
+	return out
+}
+
+func (b *Broker) idsOf(refs []block.Ref) []uint64 {
+	ids := make([]uint64, len(refs))
+	for i, r := range refs {
+		ids[i], _ = wire.FrameID(frameOf(b.pool, r))
+	}
+	return ids
 }
 
 // PublishForeign publishes from a goroutine that is no loop, and returns when
@@ -307,6 +379,9 @@ func (f *foreign) fanout(t *Topic, v *view, refs []block.Ref) {
 func (b *Broker) PublishForeign(t *Topic, bodies [][]byte, dueWallNs int64) error {
 	if t.exiting.Load() || b.closing.Load() {
 		return ErrExiting
+	}
+	if err := t.journalFailed(); err != nil {
+		return err
 	}
 	f := b.foreign
 	refs := make([]block.Ref, 0, len(bodies))
@@ -328,16 +403,27 @@ func (b *Broker) PublishForeign(t *Topic, bodies [][]byte, dueWallNs int64) erro
 		b.drop(nil, refs)
 		return ErrExiting
 	}
-	j := b.fanout(t, nil, refs, nil)
-	if j == nil {
-		f.views.RUnlock()
-		return nil
+	v := t.enter(len(refs))
+	room := v.decide(nil, b.memory())
+	result := make(chan error, 2)
+	waits := 0
+	if v.group != nil && v.needsJournal(refs, room) {
+		batch := b.journal.Batch()
+		b.journalMessages(batch, v, refs, room, nil)
+		b.journal.Submit(batch, func(err error) { result <- err })
+		waits++
 	}
-	done := &ticket{result: make(chan error, 1)}
-	j.done = done
-	t.writer.submit(*j)
+	if j := b.fanout(v, refs, nil, room); j != nil {
+		j.done = &ticket{result: result}
+		t.writer.submit(*j)
+		waits++
+	}
 	f.views.RUnlock()
-	return <-done.result
+	var err error
+	for range waits {
+		err = errors.Join(err, <-result)
+	}
+	return err
 }
 
 // storeRecord brings a message back from the backlog.
@@ -345,7 +431,7 @@ func (b *Broker) storeRecord(r *mmapqueue.Record) block.Ref {
 	f := b.foreign
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	ref := store(f.arena, r.ID, r.Timestamp, r.Due, r.Body)
+	ref := storeBehind(f.read, r.ID, r.Timestamp, r.Due, r.Sequence, r.Body)
 	ref.Aux |= uint32(r.Attempts)
 	return ref
 }

@@ -43,14 +43,19 @@ type queue struct {
 	dead        atomic.Bool             // deleted: pushes are drained by the deleter
 	owner       atomic.Pointer[Channel] // whose it is; nil: a topic holds it back
 
+	topic   *Topic                  // never changes
+	journal *mmapqueue.JournalQueue // what the journal knows it by; nil without one
+
 	// The reader's side, under mu: only the refiller, empty and close take it.
-	mu     sync.Mutex
-	cursor *mmapqueue.Cursor // nil until something went to the backlog
-	left   []block.Ref       // read or given back, not yet in the ring
+	mu       sync.Mutex
+	cursor   *mmapqueue.Cursor // nil until something went to the backlog
+	left     []block.Ref       // read or given back, not yet in the ring
+	suspects suspects          // what a crash may have left in the backlog and in the journal
 
 	// The sweeper's: where the ring ended when a sweep last looked, and when.
 	mark   uint64
-	marked int64 // monotonic ns; 0: it was empty
+	marked int64  // monotonic ns; 0: it was empty
+	atMark uint64 // the journal's segment then
 }
 
 // memory says how much of the budget for messages is left.
@@ -195,20 +200,33 @@ func (q *queue) refillStep(b *Broker) (moved int) {
 		return 0
 	}
 	if len(q.left) < room && q.cursor != nil && q.cursor.Depth() > 0 {
-		var read []uint64
+		var again []uint64
+		before := len(q.left)
 		_, err := q.cursor.Read(room-len(q.left), func(r *mmapqueue.Record) {
+			if q.suspects.known(r) {
+				again = append(again, r.Sequence)
+				return
+			}
 			q.left = append(q.left, b.storeRecord(r))
-			read = append(read, r.Sequence)
 		})
-		q.cursor.Finish(read) // whatever waits in memory is saved again by a clean stop
+		if len(again) > 0 {
+			b.finishBelow(q, again)
+			q.outstanding.Add(-int64(len(again)))
+			q.gate.count.Add(-int64(len(again)))
+		}
 		if err != nil {
 			b.diskFailed(err)
 		}
+		b.adoptRead(q, q.left[before:])
 	}
 	moved = q.ring.TryPush(q.left[:min(room, len(q.left))])
-	q.left = append(q.left[:0], q.left[moved:]...)
-	if len(q.left) == 0 && cap(q.left) > 2*refillBatch {
-		q.left = nil
+	if len(q.left) > 2*refillBatch {
+		q.left = q.left[moved:] // what a start found: not to be moved up each time
+	} else {
+		q.left = append(q.left[:0], q.left[moved:]...)
+		if len(q.left) == 0 && cap(q.left) > 2*refillBatch {
+			q.left = nil
+		}
 	}
 	if n := q.outstanding.Add(-int64(moved)); n < 0 {
 		panic("BUG: more messages came back than went out")
@@ -249,7 +267,8 @@ func (q *queue) giveBack(pool *block.Pool, refs []block.Ref) {
 
 // empty drops everything that waits and returns how many messages went. It runs
 // in the writer's order, so that no batch is appended meanwhile.
-func (q *queue) empty(pool *block.Pool) (n int) {
+func (q *queue) empty(b *Broker) (n int) {
+	pool := b.pool
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	var refs [64]block.Ref
@@ -259,11 +278,13 @@ func (q *queue) empty(pool *block.Pool) (n int) {
 			break
 		}
 		n += k
+		b.finished(q, refs[:k])
 		for _, r := range refs[:k] {
 			pool.Release(r.Chunk, 1)
 		}
 	}
 	gone := len(q.left)
+	b.finished(q, q.left)
 	for _, r := range q.left {
 		pool.Release(r.Chunk, 1)
 	}

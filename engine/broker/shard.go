@@ -7,6 +7,7 @@ import (
 
 	"github.com/zsqio/zsq/internal/block"
 	"github.com/zsqio/zsq/internal/latency"
+	"github.com/zsqio/zsq/mmapqueue"
 )
 
 // A Shard is the part of the broker that belongs to one event loop: only that
@@ -42,6 +43,12 @@ type Shard struct {
 
 	copyAt uint32 // of the wheel's slab: where copyOld goes on; 0: nothing to do
 
+	// What the journal gets at the end of the round, and the backlogs when it has.
+	batch   *mmapqueue.JournalBatch // nil: nothing yet
+	room    []memory                // by topic and queue; see decide
+	scratch []uint64
+	sources []source
+
 	mailMu  sync.Mutex
 	mailbox []mail
 	mailed  []mail // scratch of Woken
@@ -64,6 +71,11 @@ type channelLocal struct {
 	turn     int           // round robin over subs
 	deferred uint32        // head of the list of deferred entries, 0 for none
 	back     []block.Ref   // requeued, timed out or come due in this round
+
+	// What the journal and the backlog are told at the end of the round.
+	gone      []uint64 // ids
+	goneBelow []uint64 // sequences in the backlog
+	updates   []mmapqueue.JournalUpdate
 
 	inFlightCount, deferredCount int64
 	inFlightShown, deferredShown int64 // what the channel's sums have of it
@@ -102,12 +114,15 @@ func (s *Shard) Begin(nowNs, wallNs int64) {
 // what the subscribers of this shard can take, and applies what was counted. It
 // reports whether another round should follow at once.
 func (s *Shard) EndRound() (again bool) {
+	s.journalRound()
 	s.flushPublishes()
 	s.flushBack()
 	again = s.deliverAll()
 	again = s.copyOld() || again
+	s.gather() // what the second half of the round has added
+	s.submit(nil)
 	s.flushCounters()
-	s.drops.Flush(s.b.pool)
+	s.drops.Flush(s.b.pool) // after the submits: see Broker.trimJournal
 	return again
 }
 
@@ -275,6 +290,7 @@ func (s *Shard) expire(i uint32) {
 		l := sub.local
 		sub.table.remove(e.id)
 		l.timeouts++
+		s.updated(l, e.ref, e.id)
 		s.giveBack(l, e.ref)
 		s.settled(sub)
 		s.wheel.release(i)
@@ -358,7 +374,8 @@ func (s *Shard) unlinkDeferred(l *channelLocal, i uint32) {
 func (s *Shard) emptyLocal(l *channelLocal) {
 	for _, subs := range [][]*Subscriber{l.subs, l.orphans} {
 		for _, sub := range subs {
-			sub.table.each(func(_ uint64, i uint32) {
+			sub.table.each(func(id uint64, i uint32) {
+				s.done(l, s.wheel.slab[i].ref, id)
 				s.drops.Add(s.wheel.slab[i].ref.Chunk)
 				s.wheel.remove(i)
 				s.wheel.release(i)
@@ -374,12 +391,14 @@ func (s *Shard) emptyLocal(l *channelLocal) {
 	l.orphans = nil
 	for l.deferred != 0 {
 		i := l.deferred
+		s.forgotten(l, s.wheel.slab[i].ref)
 		s.drops.Add(s.wheel.slab[i].ref.Chunk)
 		s.unlinkDeferred(l, i)
 		s.wheel.remove(i)
 		s.wheel.release(i)
 	}
 	for _, r := range l.back {
+		s.forgotten(l, r)
 		s.drops.Add(r.Chunk)
 	}
 	l.back = nil

@@ -40,10 +40,17 @@ func (b *Broker) Restore(name string, paused bool, channels map[string]bool) err
 	return nil
 }
 
-// Open finds the backlogs that an earlier run left, and creates their topics
-// and channels with what waits in them. It comes before Restore and before any
-// loop runs.
+// Open finds the backlogs and the journal that an earlier run left, and creates
+// their topics and channels with what waits in them. It comes before Restore and
+// before any loop runs. In the process and disk modes it starts the journal.
 func (b *Broker) Open() error {
+	rec, j, err := b.openJournal()
+	if err != nil {
+		return fmt.Errorf("broker: %w", err)
+	}
+	if b.opts.Durability != DurabilityMemory {
+		b.journal = j
+	}
 	root := filepath.Join(b.opts.DataPath, backlogsDir)
 	dirs, err := os.ReadDir(root)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -53,48 +60,19 @@ func (b *Broker) Open() error {
 	if err != nil {
 		return err
 	}
-	opened := make([]*Topic, len(dirs))
-	err = inParallel(len(dirs), filesAtOnce, func(i int) error {
-		name, ok := topicOf(dirs[i])
-		if !ok {
-			return nil
-		}
-		// Sorted by incarnation: only the last one counts. An older one is what
-		// a deletion could not remove.
-		if i+1 < len(dirs) {
-			if next, ok := topicOf(dirs[i+1]); ok && next == name {
-				return nil
-			}
-		}
-		t, err := b.openTopic(name, filepath.Join(root, dirs[i].Name()), theirs[name])
-		opened[i] = t
-		return err
-	})
+	opened, err := b.openAll(root, dirs, rec, theirs)
+	if err == nil && j != nil {
+		err = b.startJournal(j, opened)
+	}
 	if err != nil {
 		return err
 	}
 	for _, t := range opened {
-		if t != nil {
-			delete(theirs, t.name)
-		}
-	}
-	for name, queues := range theirs { // topics that we did not have
-		t, err := b.openTopic(name, b.directory(name, b.ids.take(1)), queues)
-		if err != nil {
-			return err
-		}
-		opened = append(opened, t)
+		b.topics.set(t.name, t)
+		b.count++
 	}
 	for _, t := range opened {
-		if t != nil {
-			b.topics.set(t.name, t)
-			b.count++
-		}
-	}
-	for _, t := range opened {
-		if t != nil {
-			t.refillAll()
-		}
+		t.refillAll()
 	}
 	return nil
 }
@@ -156,34 +134,41 @@ func (b *Broker) EndRestore() {
 }
 
 // openTopic opens a topic's backlog and has it take over what upstream left for
-// the topic.
-func (b *Broker) openTopic(name, dir string, theirs []diskqueue.Queue) (*Topic, error) {
+// the topic, and what the journal has found for it.
+func (b *Broker) openTopic(name, dir string, found []*mmapqueue.RecoveredQueue, theirs []diskqueue.Queue) (*Topic, []load, error) {
 	t := b.newTopic(name, dir)
 	if err := t.writer.open(); err != nil {
-		return nil, fmt.Errorf("broker: topic %s: %w", name, err)
+		return nil, nil, fmt.Errorf("broker: topic %s: %w", name, err)
 	}
 	log := t.writer.log
+	// In this order: the sequences are those of the run that ended.
+	if err := t.finishRecovered(found); err != nil {
+		return nil, nil, fmt.Errorf("broker: topic %s: %w", name, err)
+	}
 	if err := log.Adopt(theirs); err != nil {
-		return nil, fmt.Errorf("broker: topic %s: %w", name, err)
+		return nil, nil, fmt.Errorf("broker: topic %s: %w", name, err)
 	}
 	// The topic's own queue first: a channel made before it would inherit it.
 	v := *t.view.Load()
 	for _, cursor := range log.Names() {
 		c, err := log.Cursor(cursor)
 		if err != nil {
-			return nil, fmt.Errorf("broker: topic %s: %w", name, err)
+			return nil, nil, fmt.Errorf("broker: topic %s: %w", name, err)
 		}
 		q := v.hold
 		if cursor != "" {
-			ch := t.newChannel(cursor)
-			ch.q = t.newQueue()
-			ch.q.owner.Store(ch)
-			v.channels = append(v.channels, ch)
-			q = ch.q
+			q = t.queueOf(&v, cursor)
 		}
 		q.cursor = c
 		q.spilled.Store(true)
-		q.outstanding.Store(c.Depth())
+	}
+	loads := t.adopt(&v, found, b.journal != nil)
+	for _, q := range append([]*queue{v.hold}, queuesOf(v.channels)...) {
+		n := int64(len(q.left))
+		if q.cursor != nil {
+			n += q.cursor.Depth()
+		}
+		q.outstanding.Store(n)
 	}
 	slices.SortFunc(v.channels, func(x, y *Channel) int { return strings.Compare(x.name, y.name) })
 	v.hold.gate.count.Store(v.hold.outstanding.Load())
@@ -200,8 +185,15 @@ func (b *Broker) openTopic(name, dir string, theirs []diskqueue.Queue) (*Topic, 
 	default:
 		v.hold = nil
 	}
-	t.view.Store(&v)
-	return t, nil
+	t.setView(&v)
+	return t, loads, nil
+}
+
+func queuesOf(channels []*Channel) (all []*queue) {
+	for _, c := range channels {
+		all = append(all, c.q)
+	}
+	return all
 }
 
 // refillAll starts bringing back what a restored topic has on disk.
@@ -249,6 +241,13 @@ func (b *Broker) Close() error {
 	})
 	if together {
 		err = errors.Join(err, mmapqueue.SyncFileSystem(b.opts.DataPath))
+	}
+	switch {
+	case b.journal == nil:
+	case err != nil:
+		_ = b.journal.Close() // it still has what could not be saved
+	default:
+		err = b.journal.Remove()
 	}
 	return err
 }
@@ -341,7 +340,11 @@ func (t *Topic) save(q *queue, more []saved) error {
 	if err := t.writer.open(); err != nil {
 		return err
 	}
-	return t.writer.write(&j)
+	if err := t.writer.write(&j); err != nil {
+		return err
+	}
+	t.b.finishSource(source{q: q, sequences: t.b.sequences(j.refs)})
+	return nil
 }
 
 // idMarkAhead is how many ids the mark on disk runs ahead of those in use, when it

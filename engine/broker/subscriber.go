@@ -201,9 +201,11 @@ func (s *Shard) Finish(sub *Subscriber, id uint64) error {
 		return err
 	}
 	e := &s.wheel.slab[i]
-	s.drops.Add(e.ref.Chunk)
+	r := e.ref
 	s.endToEnd(sub.local, s.wallNs-e.born())
 	s.wheel.release(i)
+	s.done(sub.local, r, id)
+	s.drops.Add(r.Chunk)
 	sub.finished++
 	return nil
 }
@@ -221,11 +223,12 @@ func (s *Shard) Requeue(sub *Subscriber, id uint64, delayNs int64) error {
 	sub.requeued++
 	l.requeues++
 	if delayNs <= 0 {
+		s.updated(l, r, id)
 		s.giveBack(l, r)
 		return nil
 	}
 	// Copied out, so that a long delay does not pin a chunk of short-lived ones.
-	kept := copyTo(s.cold, s.b.pool, r)
+	kept := s.journalPut(l.c, copyTo(s.cold, s.b.pool, r), s.wallNs+delayNs)
 	s.drops.Add(r.Chunk)
 	s.deferUntil(l.c, kept, s.nowNs+delayNs)
 	return nil
@@ -334,6 +337,8 @@ func (s *Shard) send(sub *Subscriber, refs []block.Ref) {
 	before := l.inFlightCount
 	for _, r := range refs {
 		if sub.sample > 0 && s.rng.IntN(100) > sub.sample {
+			id, _ := wire.FrameID(frameOf(s.b.pool, r))
+			s.done(l, r, id)
 			s.drops.Add(r.Chunk) // not kept: gone for the whole channel
 			continue
 		}
@@ -345,8 +350,8 @@ func (s *Shard) send(sub *Subscriber, refs []block.Ref) {
 			r = stripDue(r)
 		}
 		attempts := uint16(r.Aux) + 1
-		r.Aux = uint32(attempts)
-		frame := s.b.pool.Bytes(r)
+		r.Aux = uint32(attempts) | r.Aux&auxSequence
+		frame := frameOf(s.b.pool, r)
 		out := sub.sink.Reserve(len(frame))
 		copy(out, frame)
 		if attempts != 1 {

@@ -20,6 +20,8 @@ const (
 // always is set. It is to be called about once a second at nowNs, monotonic, by
 // one goroutine that is no loop; it waits for loops and for the disk.
 func (b *Broker) Sweep(nowNs int64, always bool) {
+	b.trimJournal()
+	keep := b.keepFrom.Load()
 	always = always || b.pool.Budget() > 0 && b.pool.Used() > b.pool.Budget()/2
 	for _, t := range b.Topics() {
 		v := t.view.Load()
@@ -30,7 +32,8 @@ func (b *Broker) Sweep(nowNs int64, always bool) {
 			b.sweepQueue(t, c.q, nowNs, always)
 		}
 	}
-	if always {
+	if always || keep > 0 {
+		b.foreign.renew(keep)
 		for _, s := range b.shards {
 			b.opts.Waker.Do(s.index, func() { s.copyAt = 1 })
 		}
@@ -42,8 +45,9 @@ func (b *Broker) sweepQueue(t *Topic, q *queue, nowNs int64, drain bool) {
 	case q.ring.Len() == 0:
 		q.marked = 0
 	case q.marked == 0 || q.ring.Passed(q.mark):
-		q.mark, q.marked = q.ring.Mark(), nowNs
-	case drain && nowNs-q.marked >= agedNs && q.direct && !q.ephemeral:
+		q.mark, q.marked, q.atMark = q.ring.Mark(), nowNs, b.segment()
+	case !q.direct || q.ephemeral:
+	case drain && nowNs-q.marked >= agedNs, q.atMark < b.keepFrom.Load():
 		t.writer.inOrder(func(log *mmapqueue.Backlog) {
 			if log != nil {
 				t.drain(q)
@@ -73,6 +77,7 @@ func (t *Topic) drain(q *queue) {
 	// Behind what the backlog holds already the ring's messages would be late.
 	if !q.outstanding.CompareAndSwap(0, 1) {
 		q.inWriter.Add(-1)
+		t.renew(q)
 		q.draining.Store(false)
 		b.pushedAgain(q)
 		return
@@ -89,7 +94,7 @@ func (t *Topic) drain(q *queue) {
 		}
 		q.inWriter.Add(int64(n))
 		q.outstanding.Add(int64(n))
-		t.writer.do(&job{refs: refs[:n], want: []want{{q: q}}})
+		t.writer.do(&job{refs: refs[:n], want: []want{{q: q, journaled: true}}})
 	}
 	q.ring.Trim()
 	q.outstanding.Add(-1)
@@ -125,15 +130,27 @@ func (s *Shard) copyOld() (again bool) {
 	if s.copyAt == 0 {
 		return false
 	}
+	keep := s.b.keepFrom.Load()
+	s.arena.Renew(keep)
+	s.cold.Renew(keep)
 	end := min(s.copyAt+copyStep, uint32(len(s.wheel.slab)))
 	for ; s.copyAt < end; s.copyAt++ {
 		e := &s.wheel.slab[s.copyAt]
-		if e.kind != kindInFlight || s.nowNs-e.sentNs < agedNs || e.ref.Aux&auxCold != 0 {
+		if e.kind != kindInFlight && e.kind != kindDeferred {
+			continue
+		}
+		aged := e.kind == kindInFlight && s.nowNs-e.sentNs >= agedNs && e.ref.Aux&auxCold == 0
+		if !aged && s.b.pool.MarkOf(e.ref.Chunk) >= keep {
 			continue
 		}
 		old := e.ref.Chunk
 		e.ref = copyTo(s.cold, s.b.pool, e.ref)
-		e.ref.Aux |= auxCold
+		if e.kind == kindInFlight {
+			s.journalCopy(s.subs[e.owner].local.c, e.ref, 0)
+			e.ref.Aux |= auxCold
+		} else {
+			s.journalCopy(s.locals[e.owner].c, e.ref, e.dueNs-s.nowNs+s.wallNs)
+		}
 		s.drops.Add(old)
 	}
 	if int(s.copyAt) < len(s.wheel.slab) {

@@ -65,6 +65,10 @@ func TestSweepMovesWhatIsOld(t *testing.T) {
 		})
 		return next == count+10
 	})
+	w.settle("finished on disk", w.quiet)
+	if err := w.b.Close(); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // A message that stays in a subscriber's hands does not keep its neighbours'

@@ -30,13 +30,19 @@ type Topic struct {
 	paused  atomic.Bool
 	pumping bool
 	opening bool // paused by Open until a Restore; only before the loops run
-	waiting bool // for Release: messages are held back as by a pause that nobody sees
+
+	owed    atomic.Uint64 // the journal's segment since which channels have finished what the backlog may have to read again; 0: none
+	waiting bool          // for Release: messages are held back as by a pause that nobody sees
 }
 
 // view is what publishers need, all of it from one instant.
 type view struct {
 	channels []*Channel // sorted by name
 	hold     *queue     // not nil: messages wait here, counted by its gate
+
+	// What the journal knows these queues by; nil where it needs not.
+	group  *mmapqueue.JournalGroup // of hold, or of the channels
+	onward *mmapqueue.JournalGroup // of the channels, while there is a hold
 }
 
 // gate counts the messages in a paused topic's hold queue, in the pump's hand
@@ -65,16 +71,42 @@ type topicLocal struct {
 	bytes   uint64
 	waiters []*Publisher
 	queued  bool
+	view    *view    // at the end of a round: whom the batch is for; nil: the topic is going
+	roomAt  int      // index of its decisions in Shard.room
 	_       [64]byte // keep the shards apart
 }
 
 // Name returns the topic's name.
 func (t *Topic) Name() string { return t.name }
 
-func (t *Topic) newQueue() *queue {
-	q := new(queue)
-	q.init(t.b, t.ephemeral)
+// newQueue returns a queue for the channel of that name, "" for the topic's own.
+func (t *Topic) newQueue(channel string) *queue {
+	q := &queue{topic: t}
+	q.init(t.b, t.ephemeral || strings.HasSuffix(channel, ephemeralSuffix))
+	if t.b.journal != nil && !q.ephemeral {
+		q.journal = t.b.journal.NewQueue(t.name, channel)
+	}
 	return q
+}
+
+// setView makes v what publishers see. The caller holds mu.
+func (t *Topic) setView(v *view) {
+	v.group, v.onward = nil, nil
+	if t.b.journal != nil && !t.ephemeral {
+		var queues []*mmapqueue.JournalQueue
+		for _, c := range v.channels {
+			if c.q.journal != nil {
+				queues = append(queues, c.q.journal)
+			}
+		}
+		if len(queues) > 0 {
+			v.group = t.b.journal.NewGroup(queues)
+		}
+		if v.hold != nil {
+			v.group, v.onward = v.hold.journal.Alone(), v.group
+		}
+	}
+	t.view.Store(v)
 }
 
 // Channel returns the channel of that name, which it creates if there is none.
@@ -101,18 +133,21 @@ func (t *Topic) Channel(name string) (*Channel, error) {
 		c.q = v.hold
 		v.hold = nil
 		c.q.owner.Store(c) // before the rename: see queue.open
+		if c.q.journal != nil {
+			c.q.journal.Rename(name)
+		}
 		if !t.ephemeral {
 			t.writer.submit(job{run: func(*mmapqueue.Backlog) { c.q.rename(t.b, name) }})
 		}
 	} else {
-		c.q = new(queue)
-		c.q.init(t.b, c.ephemeral || t.ephemeral)
+		c.q = t.newQueue(name)
 		c.q.owner.Store(c)
 	}
+	t.b.born(c.q)
 	v.channels = slices.Clone(v.channels)
 	v.channels = append(v.channels, c)
 	slices.SortFunc(v.channels, func(a, b *Channel) int { return strings.Compare(a.name, b.name) })
-	t.view.Store(&v)
+	t.setView(&v)
 	if inherit && v.hold != nil {
 		t.letGoLocked() // an ephemeral channel's queue has no backlog: what was kept is copied
 	}
@@ -157,8 +192,8 @@ func (t *Topic) SetPaused(paused bool) {
 	v := *t.view.Load()
 	switch {
 	case paused && v.hold == nil:
-		v.hold = t.newQueue()
-		t.view.Store(&v)
+		v.hold = t.newQueue("")
+		t.setView(&v)
 	case !paused && !t.waiting && len(v.channels) > 0 && v.hold != nil:
 		t.letGoLocked()
 	}
@@ -202,9 +237,9 @@ func (t *Topic) closeGateLocked() bool {
 		return false
 	}
 	v.hold = nil
-	t.view.Store(&v)
+	t.setView(&v)
 	hold.ring.Trim()
-	if hold.spilled.Load() {
+	if hold.spilled.Load() || hold.journal != nil {
 		// The next hold queue's cursor has the same name: two queues must not
 		// read one cursor. Behind the gate is nobody, and the next hold queue's
 		// batches come later.
@@ -250,7 +285,7 @@ func (t *Topic) pumpStep() (hold *queue, moved bool) {
 		}
 		return v.hold, false
 	}
-	t.b.foreign.fanout(t, &view{channels: v.channels}, refs[:n])
+	t.b.foreign.move(t, v, refs[:n])
 	v.hold.taken.Add(-uint64(n))
 	v.hold.gate.count.Add(-int64(n))
 	t.b.kickRefill(v.hold)
@@ -265,7 +300,7 @@ func (t *Topic) Empty() {
 		hold := t.view.Load().hold
 		t.mu.Unlock()
 		if hold != nil {
-			n := hold.empty(t.b.pool)
+			n := hold.empty(t.b)
 			hold.taken.Add(-uint64(n))
 			hold.gate.count.Add(-int64(n))
 		}

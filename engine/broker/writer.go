@@ -11,17 +11,21 @@ import (
 // A job is one batch on its way to the backlog. It owns one reference to each
 // message for every queue in want.
 type job struct {
-	refs []block.Ref
-	want []want
-	due  []int64                      // wall ns, or nil: deferred messages being saved
-	done *ticket                      // nil: nobody waits
-	run  func(log *mmapqueue.Backlog) // instead of a batch: an operation in order with the batches; log is nil if it cannot be opened
+	refs  []block.Ref
+	want  []want
+	due   []int64                      // wall ns, or nil: deferred messages being saved
+	from  *queue                       // whose backlog the messages with a sequence come from; nil: each queue's own
+	after func()                       // called at the end; may be nil
+	done  *ticket                      // nil: nobody waits
+	run   func(log *mmapqueue.Backlog) // instead of a batch: an operation in order with the batches; log is nil if it cannot be opened
 }
 
-// want says that queue q needs the batch from index from on.
+// want says that queue q needs the batch from index from on. journaled says that
+// the journal has it for q as well, until it is written.
 type want struct {
-	q    *queue
-	from int
+	q         *queue
+	from      int
+	journaled bool
 }
 
 // ticket tells a shard, or a foreign publisher, that a batch was written.
@@ -45,6 +49,7 @@ type writer struct {
 	done    uint64             // jobs finished
 	log     *mmapqueue.Backlog // writer goroutine only, once running
 	recs    []mmapqueue.Record
+	written []*job // written in this turn and not settled
 }
 
 func (w *writer) init(b *Broker, dir string) {
@@ -93,16 +98,20 @@ func (w *writer) loop() {
 		w.idle.Broadcast()
 		if len(w.jobs) == 0 {
 			w.running = false
-			w.jobs, w.recs = nil, nil // an idle topic holds no memory
+			w.jobs, w.recs, w.written = nil, nil, nil // an idle topic holds no memory
 			w.mu.Unlock()
 			return
 		}
 		jobs, w.jobs = w.jobs, jobs[:0]
 		w.mu.Unlock()
 		for i := range jobs {
-			w.do(&jobs[i])
-			jobs[i] = job{}
+			if jobs[i].run != nil {
+				w.settleAll()
+			}
+			w.begin(&jobs[i])
 		}
+		w.settleAll()
+		clear(jobs)
 	}
 }
 
@@ -117,7 +126,15 @@ func (w *writer) open() error {
 	return err
 }
 
+// do carries a batch out, to its end.
 func (w *writer) do(j *job) {
+	w.begin(j)
+	w.settleAll()
+}
+
+// begin carries a job out. A batch is settled by settleAll, with those of the same
+// turn: in disk mode one sync is for all of them.
+func (w *writer) begin(j *job) {
 	err := w.open()
 	if j.run != nil {
 		if err != nil {
@@ -126,15 +143,99 @@ func (w *writer) do(j *job) {
 		j.run(w.log)
 		return
 	}
+	if err == nil && stands(j) {
+		w.replace(j)
+		return
+	}
 	if err == nil {
 		err = w.write(j)
 	}
 	if err != nil {
 		w.b.writeFailed(err)
+		w.settle(j, err)
+		return
+	}
+	w.written = append(w.written, j)
+}
+
+// stands reports whether messages of the batch stand in the journal, or further
+// up in a backlog: something that a crash brings back.
+func stands(j *job) bool {
+	for _, n := range j.want {
+		if n.journaled && n.q.journal != nil {
+			return true
+		}
+	}
+	for _, r := range j.refs {
+		if r.Aux&auxSequence != 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// replace writes a batch that stands elsewhere, and says at once that it needs
+// not stand there. Nobody reads the backlog meanwhile: what a consumer did with
+// the message, finish it or put it off, must be the last word about it.
+func (w *writer) replace(j *job) {
+	if err := w.b.adoptJob(j); err != nil {
+		w.b.diskFailed(err)
+		w.settle(j, err)
+		return
+	}
+	for _, n := range j.want {
+		n.q.mu.Lock()
+	}
+	err := w.writeLocked(j)
+	appended := err == nil
+	if err == nil {
+		err = w.sync()
+	}
+	if err == nil {
+		for _, n := range j.want {
+			w.b.carried(j, n)
+		}
+		if j.from != nil {
+			j.from.mu.Lock()
+			w.b.finishBelow(j.from, w.b.sequences(j.refs))
+			j.from.mu.Unlock()
+		}
+	} else {
+		w.b.writeFailed(err)
+	}
+	for _, n := range j.want {
+		n.q.mu.Unlock()
+	}
+	if appended {
+		w.settleWritten(j, err)
+	} else {
+		w.settle(j, err)
+	}
+}
+
+// sync makes what was written durable, if that is the mode.
+func (w *writer) sync() error {
+	if w.b.opts.Durability != DurabilityDisk {
+		return nil
+	}
+	return w.log.Sync()
+}
+
+func (w *writer) settleAll() {
+	if len(w.written) == 0 {
+		return
+	}
+	err := w.sync()
+	if err != nil {
+		w.b.diskFailed(err)
 	} else {
 		w.b.diskWorked()
 	}
-	w.settle(j, err)
+	for _, j := range w.written {
+		w.settleWritten(j, err)
+	}
+	clear(w.written)
+	w.written = w.written[:0]
 }
 
 // write appends the batch: as one record for all when every cursor of the log
@@ -142,10 +243,27 @@ func (w *writer) do(j *job) {
 // in memory must not meet the message a second time on disk.
 func (w *writer) write(j *job) error {
 	for _, n := range j.want {
+		n.q.mu.Lock()
+		err := n.q.open(w.log)
+		n.q.mu.Unlock()
+		if err != nil {
+			return err
+		}
+	}
+	return w.append(j)
+}
+
+// writeLocked is write for a caller that holds the queues.
+func (w *writer) writeLocked(j *job) error {
+	for _, n := range j.want {
 		if err := n.q.open(w.log); err != nil {
 			return err
 		}
 	}
+	return w.append(j)
+}
+
+func (w *writer) append(j *job) error {
 	same := len(j.want) == len(w.log.Names())
 	for _, n := range j.want {
 		same = same && n.from == j.want[0].from
@@ -164,10 +282,8 @@ func (w *writer) write(j *job) error {
 
 // open makes sure that the queue has a cursor. A queue that a channel has
 // inherited from its topic goes by the channel's name from then on, even for
-// publishers that still see it as the topic's.
+// publishers that still see it as the topic's. The caller holds q.mu.
 func (q *queue) open(log *mmapqueue.Backlog) error {
-	q.mu.Lock()
-	defer q.mu.Unlock()
 	if q.cursor != nil {
 		return nil
 	}
@@ -198,26 +314,53 @@ func (w *writer) records(j *job, k mmapqueue.Kind, cursor uint32, from int) {
 	}
 }
 
-// settle ends a job. After a failure nothing counts as written: a publish is
-// refused, and anything else goes back to memory, because it was acknowledged
-// long ago.
+// settleWritten ends a batch that stands in the backlog. It may not have been
+// synced, though it should: then a publish is refused, and comes all the same;
+// and the journal keeps what it has of the batch.
+func (w *writer) settleWritten(j *job, err error) {
+	for _, n := range j.want {
+		refs := j.refs[n.from:]
+		w.b.releaseAll(refs)
+		n.q.inWriter.Add(-int64(len(refs)))
+		w.b.kickRefill(n.q)
+	}
+	w.answer(j, err)
+}
+
+// settle ends a batch that could not be written: a publish is refused, and anything
+// else goes back to memory, because it was acknowledged long ago.
 func (w *writer) settle(j *job, err error) {
 	for _, n := range j.want {
 		refs := j.refs[n.from:]
-		switch {
-		case err != nil && j.done == nil:
+		if j.done == nil {
+			if j.from != nil {
+				refs = w.b.foreign.withoutSequence(refs)
+			}
 			n.q.giveBack(w.b.pool, refs)
-		default:
-			if err != nil {
-				n.q.outstanding.Add(-int64(len(refs)))
-				n.q.gate.count.Add(-int64(len(refs)))
+		} else {
+			if n.journaled {
+				w.b.finishJournaled(n.q, refs)
 			}
-			for _, r := range refs {
-				w.b.pool.Release(r.Chunk, 1)
-			}
+			n.q.outstanding.Add(-int64(len(refs)))
+			n.q.gate.count.Add(-int64(len(refs)))
+			w.b.releaseAll(refs)
 		}
 		n.q.inWriter.Add(-int64(len(refs)))
 		w.b.kickRefill(n.q)
+	}
+	w.answer(j, err)
+}
+
+func (b *Broker) releaseAll(refs []block.Ref) {
+	for _, r := range refs {
+		b.pool.Release(r.Chunk, 1)
+	}
+}
+
+// answer ends a job for those who wait.
+func (w *writer) answer(j *job, err error) {
+	if j.after != nil {
+		j.after()
 	}
 	clear(w.recs)
 	if t := j.done; t != nil {

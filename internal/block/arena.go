@@ -16,11 +16,39 @@ type Arena struct {
 	out  int64  // references handed out from the open chunk
 	at   *slot  // of the open chunk
 	open uint32 // number of the open chunk
+	mark uint64 // of its own, 0: the pool's
 }
+
+// Unmarked is the mark of chunks that hold nothing back; see Pool.SetMark.
+const Unmarked = 1<<64 - 1
 
 // NewArena returns an arena that takes its chunks from p, the first one when
 // something is stored.
 func NewArena(p *Pool) *Arena { return &Arena{pool: p} }
+
+// SetMark gives what is stored from now on a mark of its own, instead of the
+// pool's at the time; 0 is the pool's again. Marks need not ascend.
+func (a *Arena) SetMark(mark uint64) {
+	if a.mark != mark {
+		a.Close()
+		a.mark = mark
+	}
+}
+
+// Renew lets go of the open chunk if its mark is below the given one, so that it
+// does not stay for ever because there is always room in it.
+func (a *Arena) Renew(below uint64) {
+	if a.mem != nil && a.at.mark.Load() < below {
+		a.Close()
+	}
+}
+
+func (a *Arena) nextMark() uint64 {
+	if a.mark != 0 {
+		return a.mark
+	}
+	return a.pool.mark.Load()
+}
 
 // Alloc makes room for a message of n bytes, and returns its name and its bytes
 // for the caller to fill; they start on an 8-byte boundary and hold anything.
@@ -64,7 +92,7 @@ func (a *Arena) Close() {
 		return
 	}
 	chunk, s, out := a.open, a.at, a.out
-	*a = Arena{pool: a.pool}
+	*a = Arena{pool: a.pool, mark: a.mark}
 	a.pool.settle(chunk, s, out-openBias)
 }
 
@@ -72,7 +100,7 @@ func (a *Arena) allocBig(n int) (Ref, []byte) {
 	if n < 0 || n > MaxLen {
 		panic("BUG: block: message length outside [0, MaxLen]")
 	}
-	chunk, s := a.pool.getBig(n)
+	chunk, s := a.pool.getBig(n, a.nextMark())
 	s.count.Store(1)
 	if invariant.Enabled {
 		s.live.Add(1)
@@ -87,12 +115,13 @@ func (a *Arena) refill() {
 		if invariant.Enabled {
 			mangle(a.mem)
 		}
+		a.at.mark.Store(a.nextMark())
 		a.at.count.Store(openBias)
 		a.off, a.out = 0, 0
 		return
 	}
 	a.Close()
-	a.open, a.at = a.pool.get()
+	a.open, a.at = a.pool.get(a.nextMark())
 	a.mem = a.at.mem
 	a.at.count.Store(openBias)
 }

@@ -68,7 +68,7 @@ type slot struct {
 	home       uint32 // ordinary chunk: index of its region; big chunk: its class
 	big        bool   // has a mapping of its own
 
-	_ [8]byte
+	mark atomic.Uint64 // of its first message; see Pool.SetMark
 }
 
 // Does not build when a slot outgrows its line. Sound: Sizeof looks at the type only.
@@ -99,6 +99,7 @@ type Pool struct {
 	dir    [pages]atomic.Pointer[page] // by number >> pageBits; entries are set once
 	used   atomic.Int64                // bytes of chunks not free
 	next   atomic.Uint32               // the first number not yet given; written under mu
+	mark   atomic.Uint64
 	budget int64
 
 	mu      sync.Mutex
@@ -167,6 +168,25 @@ func (p *Pool) Used() int64 { return p.used.Load() }
 // Used comes near it is the caller's policy.
 func (p *Pool) Budget() int64 { return p.budget }
 
+// SetMark sets what a chunk is marked with when it gets its first message from
+// now on. Marks ascend; a chunk's tells that nothing in it is older.
+func (p *Pool) SetMark(mark uint64) { p.mark.Store(mark) }
+
+// MarkOf returns the mark of a chunk, to which the caller holds a reference.
+func (p *Pool) MarkOf(chunk uint32) uint64 { return p.slot(chunk).mark.Load() }
+
+// OldestMark returns a mark that is not above that of any message to which there
+// is a reference, but for those of arenas without marks. It looks at every chunk.
+func (p *Pool) OldestMark() uint64 {
+	oldest := p.mark.Load() // first: what is opened meanwhile has this one or a later one
+	for c := uint32(1); c < p.next.Load(); c++ {
+		if s := p.slot(c); s.count.Load() != 0 {
+			oldest = min(oldest, s.mark.Load())
+		}
+	}
+	return oldest
+}
+
 // Live returns the number of references outstanding, so that a test can end with
 // a look for leaks. It counts under invariant.Enabled only, and is 0 otherwise;
 // while others use the pool it is approximate.
@@ -196,7 +216,7 @@ func (p *Pool) settle(chunk uint32, s *slot, delta int64) {
 }
 
 // get returns an ordinary chunk that belongs to the caller. Its count is 0.
-func (p *Pool) get() (uint32, *slot) {
+func (p *Pool) get(mark uint64) (uint32, *slot) {
 	p.used.Add(ChunkSize)
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -206,11 +226,12 @@ func (p *Pool) get() (uint32, *slot) {
 	chunk := p.head
 	s := p.slot(chunk)
 	p.unlink(chunk, s)
+	s.mark.Store(mark)
 	return chunk, s
 }
 
 // getBig returns a big chunk of at least n bytes that belongs to the caller.
-func (p *Pool) getBig(n int) (uint32, *slot) {
+func (p *Pool) getBig(n int, mark uint64) (uint32, *slot) {
 	class := bits.Len(uint(n - 1))
 	p.used.Add(1 << class)
 	p.mu.Lock()
@@ -224,11 +245,14 @@ func (p *Pool) getBig(n int) (uint32, *slot) {
 	if n := len(*list); n > 0 {
 		chunk := (*list)[n-1]
 		*list = (*list)[:n-1]
-		return chunk, p.slot(chunk)
+		s := p.slot(chunk)
+		s.mark.Store(mark)
+		return chunk, s
 	}
 	chunk := p.number(1)
 	s := p.slot(chunk)
 	s.mem, s.home, s.big = reserve(1<<class), uint32(class), true
+	s.mark.Store(mark)
 	return chunk, s
 }
 

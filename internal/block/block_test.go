@@ -453,3 +453,55 @@ func TestDefaultBudget(t *testing.T) {
 		t.Errorf("this machine's budget is %d", got)
 	}
 }
+
+// OldestMark is that of the oldest message that somebody holds; a chunk that
+// stays open can be left for a new one.
+func TestMarks(t *testing.T) {
+	p := block.NewPool(0)
+	a := block.NewArena(p)
+	want := func(mark uint64) {
+		t.Helper()
+		if got := p.OldestMark(); got != mark {
+			t.Errorf("oldest mark is %d, want %d", got, mark)
+		}
+	}
+	p.SetMark(3)
+	want(3)
+	first, _ := a.Alloc(100)
+	big, _ := a.Alloc(3 * block.ChunkSize)
+	p.SetMark(5)
+	want(3)
+	a.Renew(3)
+	second, _ := a.Alloc(100)
+	if second.Chunk != first.Chunk {
+		t.Error("a chunk was left that is not below the mark")
+	}
+	a.Renew(4)
+	third, _ := a.Alloc(100)
+	if p.MarkOf(third.Chunk) != 5 {
+		t.Errorf("a new chunk has mark %d, want 5", p.MarkOf(third.Chunk))
+	}
+	p.Release(first.Chunk, 2)
+	want(3)
+	p.Release(big.Chunk, 1)
+	want(5)
+
+	p.SetMark(9)
+	p.Release(third.Chunk, 1)
+	want(5) // open, and nobody says that it is empty
+	for range 2 * block.ChunkSize / 1000 {
+		r, _ := a.Alloc(1000) // it is used again from its start, or left
+		p.Release(r.Chunk, 1)
+	}
+	want(9)
+
+	free := block.NewArena(p)
+	free.SetMark(block.Unmarked)
+	r, _ := free.Alloc(10)
+	p.SetMark(12)
+	a.Close()
+	want(12)
+	p.Release(r.Chunk, 1)
+	free.Close()
+	end(t, p)
+}

@@ -1,0 +1,611 @@
+package broker
+
+import (
+	"errors"
+
+	"github.com/zsqio/zsq/internal/block"
+	"github.com/zsqio/zsq/internal/wire"
+	"github.com/zsqio/zsq/mmapqueue"
+)
+
+// Durability says what is safe from what. Ephemeral topics and channels are
+// never more than in memory.
+type Durability int
+
+const (
+	// DurabilityMemory keeps what overflowed through the death of the process,
+	// and everything through a clean stop.
+	DurabilityMemory Durability = iota
+	// DurabilityProcess keeps every accepted message through the death of the
+	// process.
+	DurabilityProcess
+	// DurabilityDisk keeps every accepted message through a loss of power.
+	DurabilityDisk
+)
+
+// In the process and disk modes every message that is in memory stands in the
+// journal of package mmapqueue as well, and what happens to it follows:
+//
+//	published           message, for a group of queues      before it is in a ring;
+//	                                                        its OK waits for the commit
+//	finished, sampled   finish                              at the end of the round
+//	given back          update: attempts
+//	delayed, copied     put: the whole message again, for one queue
+//	pump                move: from what the topic held back to its channels
+//	overflow            not in the journal, if that is clear before: it goes to the
+//	                    backlog, and its OK waits for that
+//	gone to the backlog finish, behind the append
+//	read from there     finished, with the sequence in the backlog
+//
+// A message that a queue has read from its backlog carries its sequence until it
+// is finished: it stays the backlog's, in every mode, and the journal only hears of
+// its end.
+//
+// A journal's segment may go when nothing in memory is that old. Every chunk of
+// message memory is marked with the segment that was current when it got its
+// first message, so this costs nothing per message. What is old holds a segment
+// back; when they take more than their budget the sweep moves it: rings to the
+// backlog, the rest into younger chunks, with a put.
+//
+// All this is told to the journal in the order in which it happened to each
+// message: a round submits what it publishes before it pushes it, and what ended
+// before that. Nobody can therefore finish a message ahead of its record.
+
+// A message that changes places stands in both for a moment. A crash then brings
+// two copies, and the start has to know that they are one message. It does when one
+// of them is in the journal (see suspects). So whatever goes from the backlog to
+// another place in it is put into the journal first, and what goes from there to
+// the journal is finished there when the journal has it.
+
+// source is what a queue has finished of its backlog. replaced says that the
+// journal has the messages instead, once it is written.
+type source struct {
+	q         *queue
+	sequences []uint64
+	replaced  bool
+}
+
+// toJournal returns the round's batch.
+func (s *Shard) toJournal() *mmapqueue.JournalBatch {
+	if s.batch == nil {
+		s.batch = s.b.journal.Batch()
+	}
+	return s.batch
+}
+
+// journalRound submits what the round has published and ended. The publishers
+// hear of it from a ticket, those too whose messages go to the backlog: the OK of
+// a PUB answers for every FIN before it.
+func (s *Shard) journalRound() {
+	s.gather()
+	s.room = s.room[:0]
+	m := s.b.memory()
+	durable := false
+	for _, t := range s.topics {
+		l := &t.locals[s.index]
+		l.view, l.roomAt = nil, len(s.room)
+		if t.exiting.Load() {
+			continue
+		}
+		l.view = t.enter(len(l.batch))
+		s.room = l.view.decide(s.room, m)
+		if l.view.group != nil {
+			durable = true
+			s.journalBatch(l.view, l.batch, s.room[l.roomAt:])
+		}
+	}
+	if !durable {
+		s.submit(nil)
+		return
+	}
+	waiters := append([]*Publisher(nil), s.publishers...)
+	for _, p := range waiters {
+		p.pending++
+	}
+	s.submit(&ticket{waiters: waiters, shard: s})
+}
+
+// enter returns the view for a batch of n messages, which it counts in at the
+// gate if there is one.
+func (t *Topic) enter(n int) *view {
+	v := t.view.Load()
+	for v.hold != nil && !v.hold.gate.enter(int64(n)) {
+		v = t.view.Load() // the pump has just closed the gate
+	}
+	return v
+}
+
+// decide appends for each queue of the view what memory a batch may take there. It
+// is decided once, before the journal is written: a batch that is to go past the
+// memory does so even if there is room by the time of the push.
+func (v *view) decide(room []memory, m memory) []memory {
+	if v.hold != nil {
+		return append(room, v.hold.room(m))
+	}
+	for _, c := range v.channels {
+		room = append(room, c.q.room(m))
+	}
+	return room
+}
+
+// room returns m, or memoryGone when all that is put now would go past memory.
+func (q *queue) room(m memory) memory {
+	if !q.direct || q.outstanding.Load() > 0 || m == memoryShort && q.ring.Len() >= shortRing {
+		return memoryGone
+	}
+	return m
+}
+
+// journalBatch adds a topic's batch to the round's, unless it goes to the backlog
+// of every queue: there it is safe.
+func (s *Shard) journalBatch(v *view, refs []block.Ref, room []memory) {
+	batch := s.toJournal()
+	if v.needsJournal(refs, room) {
+		s.scratch = s.b.journalMessages(batch, v, refs, room, s.scratch[:0])
+	}
+}
+
+// needsJournal reports whether some of a batch stays in memory for a queue that
+// is no ephemeral channel's.
+func (v *view) needsJournal(refs []block.Ref, room []memory) bool {
+	if v.hold != nil {
+		return room[0] != memoryGone
+	}
+	for i, c := range v.channels {
+		if room[i] != memoryGone && c.q.journal != nil {
+			return true
+		}
+	}
+	return hasDue(refs)
+}
+
+// journalMessages adds messages for all queues of v, less those that go to the
+// backlog of a queue anyhow. A batch with deferred messages is written for all:
+// these stay in memory, whatever the queue does. ids is scratch.
+func (b *Broker) journalMessages(batch *mmapqueue.JournalBatch, v *view, refs []block.Ref, room []memory, ids []uint64) []uint64 {
+	batch.Use(v.group)
+	for _, r := range refs {
+		frame := frameOf(b.pool, r)
+		id, _ := wire.FrameID(frame)
+		batch.Message(v.group, id, wire.FrameTimestamp(frame), dueOf(b.pool, r), 0, wire.FrameBody(frame))
+		ids = append(ids, id)
+	}
+	if v.hold == nil && !hasDue(refs) {
+		for i, c := range v.channels {
+			if room[i] == memoryGone && c.q.journal != nil {
+				batch.Finish(c.q.journal, ids)
+			}
+		}
+	}
+	return ids
+}
+
+// done notes that a message of a channel is gone for good.
+func (s *Shard) done(l *channelLocal, r block.Ref, id uint64) {
+	switch {
+	case r.Aux&auxSequence != 0:
+		l.goneBelow = append(l.goneBelow, sequenceOf(s.b.pool, r))
+	case l.c.q.journal != nil:
+		l.gone = append(l.gone, id)
+	}
+}
+
+// forgotten is done for a message whose id is not at hand.
+func (s *Shard) forgotten(l *channelLocal, r block.Ref) {
+	id, _ := wire.FrameID(frameOf(s.b.pool, r))
+	s.done(l, r, id)
+}
+
+// updated notes the attempts of a message that is given back.
+func (s *Shard) updated(l *channelLocal, r block.Ref, id uint64) {
+	if l.c.q.journal != nil && r.Aux&auxSequence == 0 {
+		l.updates = append(l.updates, mmapqueue.JournalUpdate{ID: id, Attempts: uint16(r.Aux & auxAttempts)})
+	}
+}
+
+// journalCopy writes a message that was copied into a younger chunk, unless the
+// backlog has it.
+func (s *Shard) journalCopy(c *Channel, r block.Ref, dueWallNs int64) {
+	if c.q.journal != nil && r.Aux&auxSequence == 0 {
+		s.b.put(s.toJournal(), c.q, r, dueWallNs)
+	}
+}
+
+// journalPut writes a message that was copied and has a new due time, and returns
+// its descriptor. In the journal's modes it is the backlog's no longer: the due
+// time would be lost there.
+func (s *Shard) journalPut(c *Channel, r block.Ref, dueWallNs int64) block.Ref {
+	if c.q.journal == nil {
+		return r
+	}
+	s.b.put(s.toJournal(), c.q, r, dueWallNs)
+	if r.Aux&auxSequence != 0 {
+		s.sources = append(s.sources, source{q: c.q, sequences: []uint64{sequenceOf(s.b.pool, r)}, replaced: true})
+	}
+	return dropSequence(r)
+}
+
+func (b *Broker) put(batch *mmapqueue.JournalBatch, q *queue, r block.Ref, dueWallNs int64) {
+	frame := frameOf(b.pool, r)
+	id, _ := wire.FrameID(frame)
+	batch.Put(q.journal, id, wire.FrameTimestamp(frame), dueWallNs, uint16(r.Aux&auxAttempts), wire.FrameBody(frame))
+}
+
+// gather adds to the round's batch what has ended or changed in it.
+func (s *Shard) gather() {
+	for _, l := range s.touched {
+		q := l.c.q
+		if len(l.goneBelow) > 0 {
+			if q.journal != nil {
+				s.toJournal().FinishBacklog(q.journal, l.goneBelow)
+			}
+			if !q.ephemeral {
+				s.sources = append(s.sources, source{q: q, sequences: l.goneBelow})
+			}
+			l.goneBelow = nil
+		}
+		if len(l.updates) > 0 {
+			s.toJournal().Update(q.journal, l.updates)
+			l.updates = nil
+		}
+		if len(l.gone) > 0 {
+			s.toJournal().Finish(q.journal, l.gone)
+			if l.gone = l.gone[:0]; cap(l.gone) > goneKeep {
+				l.gone = nil
+			}
+		}
+	}
+}
+
+// goneKeep is the longest list of finished messages whose memory a channel keeps.
+const goneKeep = 1 << 14
+
+// submit gives the round's batch to the journal and tells t when it is written.
+// What ended in the backlogs is told to them behind that. For what was replaced
+// the journal is told only then, too: any part of a batch may be what a loss of
+// power leaves. (A FIN of such a message can be no earlier than in the same commit.)
+func (s *Shard) submit(t *ticket) {
+	sources := s.sources
+	s.sources = nil
+	batch := s.batch
+	s.batch = nil
+	if batch == nil {
+		for _, src := range sources {
+			s.b.finishLater(src, 0)
+		}
+		return
+	}
+	segment := s.b.journal.Segment() // or one behind it
+	if t == nil && len(sources) == 0 {
+		s.b.journal.Submit(batch, nil)
+		return
+	}
+	s.b.journal.Submit(batch, func(err error) {
+		if err == nil {
+			for _, src := range sources {
+				if src.replaced {
+					s.b.finishInJournal(src.q, src.sequences)
+				}
+				s.b.finishLater(src, segment)
+			}
+		}
+		if t != nil {
+			t.err = err
+			s.post(mail{ticket: t})
+		}
+	})
+}
+
+// finishLater has the topic's writer finish what a queue is done with. The journal
+// has that too, not before the given segment, if there is a journal.
+func (b *Broker) finishLater(src source, segment uint64) {
+	src.q.topic.writer.submit(job{run: func(*mmapqueue.Backlog) { b.finishSource(src) }})
+	src.q.owe(segment)
+}
+
+// owe notes that from this segment on the journal has what the backlog may have
+// forgotten after a crash. It comes behind what tells the backlog: settleOwed
+// looks at it first.
+func (q *queue) owe(segment uint64) {
+	if segment != 0 {
+		q.topic.owed.CompareAndSwap(0, segment)
+	}
+}
+
+// finishBelow tells journal and backlog that records in q's backlog are finished.
+// The caller runs in the order of the writer and holds q.mu.
+func (b *Broker) finishBelow(q *queue, sequences []uint64) {
+	if len(sequences) == 0 || q.cursor == nil {
+		return
+	}
+	segment := b.segment()
+	b.finishInJournal(q, sequences)
+	q.cursor.Finish(sequences)
+	q.owe(segment)
+}
+
+// finishInJournal tells the journal that records in q's backlog are finished.
+func (b *Broker) finishInJournal(q *queue, sequences []uint64) {
+	if q.journal != nil {
+		batch := b.journal.Batch()
+		batch.FinishBacklog(q.journal, sequences)
+		b.journal.Submit(batch, nil)
+	}
+}
+
+// adoptJob puts into the journal what stands in a backlog and is about to be
+// written there once more, and waits for that.
+func (b *Broker) adoptJob(j *job) error {
+	var batch *mmapqueue.JournalBatch
+	for _, n := range j.want {
+		if n.q.journal == nil {
+			continue
+		}
+		for _, r := range j.refs[n.from:] {
+			if r.Aux&auxSequence == 0 {
+				continue
+			}
+			if batch == nil {
+				batch = b.journal.Batch()
+			}
+			b.put(batch, n.q, r, dueOf(b.pool, r))
+		}
+	}
+	if batch == nil {
+		return nil
+	}
+	return b.submitAndWait(batch)
+}
+
+func (b *Broker) submitAndWait(batch *mmapqueue.JournalBatch) error {
+	written := make(chan error, 1)
+	b.journal.Submit(batch, func(err error) { written <- err })
+	return <-written
+}
+
+// adoptRead makes messages that a topic's own queue has read from its backlog the
+// journal's: they go on to other queues, and the journal tells of that. It returns
+// their descriptors; when the journal fails they stay what they are.
+func (b *Broker) adoptRead(q *queue, refs []block.Ref) {
+	if len(refs) == 0 || q.journal == nil || q.owner.Load() != nil {
+		return
+	}
+	batch := b.journal.Batch()
+	f := b.foreign
+	adopted := make([]block.Ref, len(refs))
+	f.mu.Lock()
+	for i, r := range refs {
+		frame := frameOf(b.pool, r)
+		id, _ := wire.FrameID(frame)
+		adopted[i] = store(f.arena, id, wire.FrameTimestamp(frame), dueOf(b.pool, r), wire.FrameBody(frame))
+		adopted[i].Aux |= r.Aux & auxAttempts
+		b.put(batch, q, r, dueOf(b.pool, r))
+	}
+	f.mu.Unlock()
+	if err := b.submitAndWait(batch); err != nil {
+		b.diskFailed(err)
+		b.drop(nil, adopted)
+		return
+	}
+	b.finishBelow(q, b.sequences(refs))
+	b.drop(nil, refs)
+	copy(refs, adopted)
+}
+
+// finishSource tells the backlog that records are finished. It runs in the order
+// of the writer.
+func (b *Broker) finishSource(src source) {
+	src.q.mu.Lock()
+	defer src.q.mu.Unlock()
+	if src.q.cursor != nil {
+		src.q.cursor.Finish(src.sequences)
+	}
+}
+
+// sequences returns those of the messages that have one.
+func (b *Broker) sequences(refs []block.Ref) (sequences []uint64) {
+	for _, r := range refs {
+		if r.Aux&auxSequence != 0 {
+			sequences = append(sequences, sequenceOf(b.pool, r))
+		}
+	}
+	return sequences
+}
+
+// finished tells journal and backlog that messages of q are gone. The caller runs
+// in the order of the writer and holds q.mu.
+func (b *Broker) finished(q *queue, refs []block.Ref) {
+	b.finishBelow(q, b.sequences(refs))
+	b.finishJournaled(q, refs)
+}
+
+// finishJournaled tells the journal that messages need it no longer.
+func (b *Broker) finishJournaled(q *queue, refs []block.Ref) {
+	if q.journal == nil {
+		return
+	}
+	var ids []uint64
+	for _, r := range refs {
+		if r.Aux&auxSequence == 0 {
+			id, _ := wire.FrameID(frameOf(b.pool, r))
+			ids = append(ids, id)
+		}
+	}
+	if len(ids) > 0 {
+		batch := b.journal.Batch()
+		batch.Finish(q.journal, ids)
+		b.journal.Submit(batch, nil)
+	}
+}
+
+// carried is called when a batch stands in the backlog: the journal needs it no
+// longer, nor does the place in the backlog where it came from. The caller holds
+// n.q.mu.
+func (b *Broker) carried(j *job, n want) {
+	refs := j.refs[n.from:]
+	if j.from == nil {
+		b.finishBelow(n.q, b.sequences(refs))
+	}
+	if n.q.journal != nil {
+		batch := b.journal.Batch()
+		batch.Finish(n.q.journal, b.idsOf(refs))
+		b.journal.Submit(batch, nil)
+	}
+}
+
+// born writes down that there is a queue.
+func (b *Broker) born(q *queue) {
+	if q.journal != nil {
+		batch := b.journal.Batch()
+		batch.Define(q.journal.Alone())
+		b.journal.Submit(batch, nil)
+	}
+}
+
+// end writes down that a queue is gone.
+func (b *Broker) end(q *queue) {
+	if q.journal != nil {
+		batch := b.journal.Batch()
+		batch.End(q.journal)
+		b.journal.Submit(batch, nil)
+	}
+}
+
+// segment returns the journal's current segment, 0 without a journal.
+func (b *Broker) segment() uint64 {
+	if b.journal == nil {
+		return 0
+	}
+	return b.journal.Segment()
+}
+
+// journalFailed returns why a publish would not be safe now.
+func (t *Topic) journalFailed() error {
+	if t.b.journal == nil || t.ephemeral {
+		return nil
+	}
+	return t.b.journal.Err()
+}
+
+// kickTrim has the journal looked over, soon.
+func (b *Broker) kickTrim() {
+	b.pool.SetMark(b.journal.Segment())
+	if !b.closing.Load() && b.trimming.CompareAndSwap(false, true) {
+		b.helpers.Go(func() {
+			b.trimJournal()
+			b.trimming.Store(false)
+		})
+	}
+}
+
+// trimJournal gives up the journal's segments that nothing in memory needs, and
+// sets from where on they are kept when the others are too many. It waits for the
+// disk.
+//
+//  1. Whatever is in memory at this moment is in no segment older than its chunk.
+//  2. What was copied out of old chunks has been submitted before these were
+//     let go: it is written when the journal is flushed.
+//  3. Backlogs are synced that finished something which only the journal knows.
+//  4. Then what is older is not needed.
+func (b *Broker) trimJournal() {
+	j := b.journal
+	if j == nil {
+		return
+	}
+	b.trim.Lock()
+	defer b.trim.Unlock()
+	count, _ := j.Segments()
+	if count > 1 {
+		b.pool.SetMark(j.Segment())
+		oldest := b.pool.OldestMark()
+		if j.Flush() == nil {
+			for _, t := range b.Topics() {
+				oldest = t.settleOwed(oldest)
+			}
+			j.Release(oldest)
+		}
+		count, _ = j.Segments()
+	}
+	keep := uint64(0)
+	budget := b.opts.JournalBudget
+	if budget == 0 {
+		budget = max(journalBudget, 2*b.pool.Used())
+	}
+	if most := budget / b.opts.Journal.SegmentBytes; int64(count) > most+1 {
+		keep = j.Segment() - uint64(most/2)
+	}
+	b.keepFrom.Store(keep)
+}
+
+// settleOwed returns the oldest segment that is needed for what the topic's
+// channels have finished in its backlog, at most limit. If that is below limit it
+// makes the backlog remember, first.
+func (t *Topic) settleOwed(limit uint64) uint64 {
+	owed := t.owed.Load()
+	if owed == 0 || owed >= limit {
+		return limit
+	}
+	t.owed.Store(0)
+	var err error
+	t.writer.inOrder(func(log *mmapqueue.Backlog) {
+		if log != nil {
+			err = log.Sync()
+		}
+	})
+	if err == nil || errors.Is(err, mmapqueue.ErrClosed) {
+		return limit
+	}
+	t.b.diskFailed(err)
+	t.owed.Store(owed)
+	return owed
+}
+
+// renew copies what a queue holds in old chunks into younger ones, when it cannot
+// go to the backlog because of what is there already. It runs in the order of the
+// writer, and nobody else pushes: the queue is draining, and overflowing.
+func (t *Topic) renew(q *queue) {
+	b := t.b
+	keep := b.keepFrom.Load()
+	if keep == 0 || q.journal == nil {
+		return
+	}
+	b.onAll(func(*Shard) {})
+	b.foreign.grace()
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	all := make([]block.Ref, q.ring.Len())
+	all = all[:q.ring.TryPop(all)]
+	batch := b.journal.Batch()
+	var old block.Drops
+	b.foreign.copyOld(batch, q, all, keep, &old)
+	b.foreign.copyOld(batch, q, q.left, keep, &old)
+	b.journal.Submit(batch, nil)
+	old.Flush(b.pool) // not before: see trimJournal
+	if n := q.ring.TryPush(all); n < len(all) {
+		q.outstanding.Add(int64(len(all) - n))
+		q.left = append(all[n:len(all):len(all)], q.left...)
+	}
+}
+
+// copyOld replaces the messages in chunks older than keep by copies. The old ones
+// hold their segments of the journal until the caller, who has submitted the batch
+// by then, lets go of them.
+func (f *foreign) copyOld(batch *mmapqueue.JournalBatch, q *queue, refs []block.Ref, keep uint64, old *block.Drops) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for i, r := range refs {
+		if r.Aux&auxSequence != 0 || f.b.pool.MarkOf(r.Chunk) >= keep {
+			continue
+		}
+		refs[i] = copyWhole(f.arena, f.b.pool, r)
+		f.b.put(batch, q, refs[i], dueOf(f.b.pool, r))
+		old.Add(r.Chunk)
+	}
+}
+
+// renew lets go of an open chunk that is old.
+func (f *foreign) renew(keep uint64) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.arena.Renew(keep)
+}

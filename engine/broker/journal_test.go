@@ -1,0 +1,370 @@
+package broker
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/zsqio/zsq/internal/block"
+	"github.com/zsqio/zsq/internal/faultfs"
+	"github.com/zsqio/zsq/mmapqueue"
+)
+
+// journalFiles returns how many segments the journal has on disk.
+func journalFiles(t *testing.T, dir string) int {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(dir, backlogsDir, journalDir, "*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(files)
+}
+
+// A few old messages, in flight, deferred and waiting, do not keep the journal
+// growing: they make way, and are still there after a crash.
+func TestJournalStaysSmall(t *testing.T) {
+	dir := t.TempDir()
+	w := newWorldWith(t, 1, 1, 1000, dir, 1, DurabilityProcess)
+	old, _ := w.b.Topic("old")
+	lagging, _ := w.b.Topic("lagging")
+	busy, _ := w.b.Topic("busy")
+	idle, err := old.Channel("idle")
+	if err != nil {
+		t.Fatal(err)
+	}
+	held, _ := old.Channel("held")
+	behind, _ := lagging.Channel("behind")
+	flow, _ := busy.Channel("flow")
+	p := w.producer(0)
+	publish := func(topic *Topic, n int, due int64) {
+		t.Helper()
+		w.round(0, func(s *Shard) { p.publish(s, topic, n, due) })
+		w.settle("answer", func() bool { return !p.owed })
+	}
+	keep := w.consumer(held, 0, 10, func(*consumer, uint64, uint16) {})
+	publish(old, 10, 0)
+	publish(old, 5, w.now+int64(time.Hour))
+	for range 3 {
+		publish(lagging, 900, 0) // past its memory
+	}
+	seen := 0
+	c := w.consumer(flow, 0, 1<<20, func(*consumer, uint64, uint16) { seen++ })
+	total := 0
+	const limit = 14 // segments: the budget is 4, and some are spare or being left
+	for range 400 {
+		publish(busy, 100, 0)
+		total += 100
+		w.settle("delivered", func() bool { w.drain(); return seen == total })
+		w.round(0, func(s *Shard) {
+			for _, id := range c.hold {
+				if err := s.Finish(c.sub, id); err != nil {
+					t.Fatal(err)
+				}
+			}
+			c.hold = nil
+		})
+		w.blocking("sweep", func() { w.b.Sweep(w.now, false) })
+		for w.b.shards[0].copyAt != 0 {
+			w.round(0, nil)
+		}
+		if n := journalFiles(t, dir); n > limit {
+			t.Fatalf("the journal has %d segments after %d messages", n, total)
+		}
+	}
+	if w.b.journal.Segment() < 2*limit {
+		t.Fatalf("the journal came to segment %d only", w.b.journal.Segment())
+	}
+	w.settle("standing still", w.quiet)
+	w.crashed(dir)
+	if n := len(keep.hold); n != 10 {
+		t.Errorf("%d messages in flight, want 10", n)
+	}
+	if n, _ := idle.Depth(); n != 10 {
+		t.Errorf("%d messages wait, want 10", n)
+	}
+	if n, _ := behind.Depth(); n != 2700 {
+		t.Errorf("%d messages lag, want 2700", n)
+	}
+	if err := w.b.Close(); err != nil {
+		t.Fatal(err)
+	}
+
+	// A clean stop leaves no journal, and all of it in the backlogs.
+	if n := journalFiles(t, dir); n != 0 {
+		t.Errorf("the journal has %d files after a clean stop, want none", n)
+	}
+	w = newWorldWith(t, 1, 1, 1000, dir, w.b.ids.next.Load(), DurabilityProcess)
+	w.b.EndRestore()
+	for name, want := range map[string]int64{"old/idle": 15, "old/held": 15, "lagging/behind": 2700} {
+		topic, channel, _ := strings.Cut(name, "/")
+		c := w.b.Find([]byte(topic)).Find(channel)
+		if c == nil {
+			t.Errorf("channel %s is gone", name)
+			continue
+		}
+		if p, err := c.Places(); err != nil || p.held() != want {
+			t.Errorf("%s holds %d messages (%v), want %d", name, p.held(), err, want)
+		}
+	}
+	w.settle("standing still", w.quiet)
+	if err := w.b.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// What is deleted stays so through a crash, and its name can be used again.
+func TestJournalKnowsDeaths(t *testing.T) {
+	dir := t.TempDir()
+	w := newWorldWith(t, 1, 1, 10, dir, 1, DurabilityProcess)
+	p := w.producer(0)
+	make3 := func(topic string) *Topic {
+		t.Helper()
+		tp, err := w.b.Topic(topic)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range []string{"a", "b"} {
+			if _, err := tp.Channel(c); err != nil {
+				t.Fatal(err)
+			}
+		}
+		w.round(0, func(s *Shard) { p.publish(s, tp, 30, 0) })
+		w.settle("answer", func() bool { return !p.owed && w.quiet() })
+		return tp
+	}
+	kept := make3("kept")
+	make3("gone")
+	make3("again")
+	w.blocking("delete", func() {
+		if err := errors.Join(w.b.DeleteTopic("gone"), w.b.DeleteTopic("again"), w.b.DeleteChannel("kept", "b")); err != nil {
+			t.Error(err)
+		}
+	})
+	make3("again")
+	w.blocking("empty", func() { kept.Find("a").Empty() })
+	w.settle("standing still", w.quiet)
+	w.crashed(dir)
+	w.blocking("delete", func() {
+		if err := w.b.DeleteChannel("kept", "a"); err != nil {
+			t.Error(err)
+		}
+	})
+	w.crashed(dir) // a topic without channels and messages
+	w.round(0, func(s *Shard) { p.publish(s, kept, 30, 0) })
+	w.settle("answer", func() bool { return !p.owed && w.quiet() })
+	w.crashed(dir)
+	if err := w.b.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// What a consumer was handed from the backlog while its channel was being emptied
+// is there after a crash: the emptying went by it.
+func TestEmptyLeavesWhatIsHeld(t *testing.T) {
+	dir := t.TempDir()
+	w := newWorldWith(t, 1, 1, 1, dir, 1, DurabilityProcess)
+	topic, _ := w.b.Topic("t")
+	ch, err := topic.Channel("c")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := w.producer(0)
+	w.round(0, func(s *Shard) { p.publish(s, topic, 30, 0) })
+	w.settle("answer", func() bool { return !p.owed && w.quiet() })
+	c := w.consumer(ch, 0, 10, func(*consumer, uint64, uint16) {})
+	w.settle("ten in flight", func() bool { w.drain(); w.round(0, nil); return len(c.hold) == 10 && w.quiet() })
+	topic.writer.inOrder(func(*mmapqueue.Backlog) { ch.q.empty(w.b) }) // the last part of Empty
+	if pl, err := ch.Places(); err != nil || pl.held() != 10 {
+		t.Fatalf("the channel holds %d messages (%v), want 10", pl.held(), err)
+	}
+	w.crashed(dir)
+	w.blocking("empty", ch.Empty)
+	w.crashed(dir)
+	if pl, err := ch.Places(); err != nil || pl.held() != 0 {
+		t.Errorf("the channel holds %d messages (%v), want 0", pl.held(), err)
+	}
+	if err := w.b.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A message that is copied out of an old chunk keeps its segment of the journal
+// until the copy's record is on its way.
+func TestCopiesHoldTheJournal(t *testing.T) {
+	w := newWorldWith(t, 1, 1, 100, t.TempDir(), 1, DurabilityProcess)
+	topic, _ := w.b.Topic("t")
+	ch, err := topic.Channel("c")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.b.pool.SetMark(5)
+	if err := w.b.PublishForeign(topic, [][]byte{body(1, 1)}, 0); err != nil {
+		t.Fatal(err)
+	}
+	w.b.pool.SetMark(9)
+	w.b.foreign.renew(9)
+	refs := make([]block.Ref, 1)
+	if ch.q.pop(refs) != 1 {
+		t.Fatal("no message")
+	}
+	var old block.Drops
+	batch := w.b.journal.Batch()
+	w.b.foreign.copyOld(batch, ch.q, refs, 9, &old)
+	if m := w.b.pool.OldestMark(); m != 5 {
+		t.Errorf("before the submit segments below %d may go, want 5", m)
+	}
+	w.b.journal.Submit(batch, nil)
+	old.Flush(w.b.pool)
+	if m := w.b.pool.OldestMark(); m != 9 {
+		t.Errorf("then segments below %d may go, want 9", m)
+	}
+	ch.q.ring.TryPush(refs)
+	if err := w.b.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// When the journal's disk fails, publishes are refused and Health says why; when
+// it works again, so do they, and all that was accepted is there.
+func TestJournalFails(t *testing.T) {
+	disk := faultfs.New()
+	dir := t.TempDir()
+	w := &world{t: t, now: int64(time.Hour), woken: make([]bool, 1), calls: make([][]func(), 1)}
+	w.b = New(Options{
+		Shards: 1, MemQueueSize: 100, DataPath: dir, MaxMsgTimeout: int64(time.Hour), Durability: DurabilityProcess,
+		Wall: func() int64 { return w.now + wallOffset }, Waker: w, Journal: mmapqueue.JournalOptions{FS: disk},
+	}, 1)
+	w.b.shards[0].Start(w.now, w.now+wallOffset, func(uint32) {})
+	if err := w.b.Open(); err != nil {
+		t.Fatal(err)
+	}
+	topic, _ := w.b.Topic("t")
+	ch, err := topic.Channel("c")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := w.producer(0)
+	w.round(0, func(s *Shard) { p.publish(s, topic, 3, 0) })
+	w.settle("answer", func() bool { return !p.owed })
+
+	full := errors.New("disk full")
+	disk.Set(faultfs.Faults{Write: full, Create: full})
+	w.round(0, func(s *Shard) { p.publish(s, topic, 3, 0) })
+	w.settle("refusal", func() bool { return !p.owed })
+	if w.errs != 1 {
+		t.Errorf("%d publishes refused, want 1", w.errs)
+	}
+	if err := w.b.Health(); !errors.Is(err, full) {
+		t.Errorf("Health is %v", err)
+	}
+	if err := w.b.PublishForeign(topic, [][]byte{body(7, 0)}, 0); !errors.Is(err, full) {
+		t.Errorf("a publish says %v", err)
+	}
+
+	disk.Set(faultfs.Faults{})
+	w.b.born(ch.q) // whatever is written next
+	w.settle("healing", func() bool { return w.b.Health() == nil })
+	if err := w.b.PublishForeign(topic, [][]byte{body(7, 1)}, 0); err != nil {
+		t.Error(err)
+	}
+	// Those that were refused are in memory, and may be delivered.
+	if n, _ := ch.Depth(); n != 7 {
+		t.Errorf("%d messages wait, want 7", n)
+	}
+	if err := w.b.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// In memory mode a crash keeps what had overflowed and was not finished, whatever
+// was in a consumer's hands.
+func TestCrashKeepsOverflow(t *testing.T) {
+	dir := t.TempDir()
+	w := newWorld(t, 1, 1, 10, dir, 1)
+	topic, _ := w.b.Topic("t")
+	ch, err := topic.Channel("c")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := w.producer(0)
+	w.round(0, func(s *Shard) { p.publish(s, topic, 100, 0) })
+	w.settle("answer", func() bool { return !p.owed && w.quiet() })
+	c := w.consumer(ch, 0, 50, func(*consumer, uint64, uint16) {})
+	w.settle("fifty in flight", func() bool { w.drain(); w.round(0, nil); return len(c.hold) == 50 })
+	w.round(0, func(s *Shard) {
+		for _, id := range c.hold[:30] {
+			if err := s.Finish(c.sub, id); err != nil {
+				t.Fatal(err)
+			}
+		}
+		c.sub.SetReady(0)
+	})
+	w.settle("told to the backlog", w.quiet)
+	if err := topic.writer.log.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	copied := filepath.Join(t.TempDir(), "copy")
+	if err := os.CopyFS(copied, os.DirFS(dir)); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.b.Close(); err != nil {
+		t.Fatal(err)
+	}
+	other := newWorld(t, 1, 1, 10, copied, w.b.ids.next.Load())
+	if err := other.b.Open(); err != nil {
+		t.Fatal(err)
+	}
+	other.b.EndRestore()
+	// Ten were in memory only; twenty of the ninety others are finished.
+	if n, _ := other.b.Find([]byte("t")).Find("c").Depth(); n != 70 {
+		t.Errorf("%d messages after the crash, want 70", n)
+	}
+	other.settle("quiet", other.quiet)
+	if err := other.b.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A run in memory mode takes over what one with a journal left behind when it
+// died.
+func TestJournalThenMemory(t *testing.T) {
+	dir := t.TempDir()
+	w := newWorldWith(t, 1, 1, 1000, dir, 1, DurabilityProcess)
+	topic, _ := w.b.Topic("t")
+	if _, err := topic.Channel("c"); err != nil {
+		t.Fatal(err)
+	}
+	p := w.producer(0)
+	w.round(0, func(s *Shard) { p.publish(s, topic, 20, 0) })
+	w.settle("answer", func() bool { return !p.owed && w.quiet() })
+	copied := filepath.Join(t.TempDir(), "copy")
+	if err := os.CopyFS(copied, os.DirFS(dir)); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		other := newWorld(t, 1, 1, 1000, copied, w.b.ids.next.Load())
+		if err := other.b.Open(); err != nil {
+			t.Fatal(err)
+		}
+		other.b.EndRestore()
+		if n, _ := other.b.Find([]byte("t")).Find("c").Depth(); n != 20 {
+			t.Errorf("%d messages, want 20", n)
+		}
+		if n := journalFiles(t, copied); n != 0 {
+			t.Errorf("the journal has %d files, want none", n)
+		}
+		other.settle("quiet", other.quiet)
+		if err := other.b.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.b.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if n := journalFiles(t, dir); n != 0 {
+		t.Errorf("the journal has %d files after a clean stop, want none", n)
+	}
+}

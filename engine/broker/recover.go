@@ -1,0 +1,302 @@
+package broker
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/zsqio/zsq/internal/block"
+	"github.com/zsqio/zsq/internal/diskqueue"
+	"github.com/zsqio/zsq/mmapqueue"
+)
+
+// journalDir is the journal's folder beside the backlogs. No backlog has such a
+// name.
+const journalDir = "journal"
+
+// A start with a journal:
+//
+//  1. replay it: each queue's messages that were in memory, and what it has
+//     finished in its backlog;
+//  2. open the backlogs and finish that there (openTopic);
+//  3. bring the messages back, in front of what the backlogs hold. They still
+//     stand in the journal, in the segments their chunks are marked with;
+//  4. make the backlogs remember step 2, and write on.
+//
+// A crash on the way does no harm: nothing is appended to a backlog, and nothing
+// goes from the journal, before step 4 is done.
+type recovery struct {
+	queues map[string][]*mmapqueue.RecoveredQueue // by topic
+}
+
+// load is a message to be brought back.
+type load struct {
+	q  *queue
+	at int // index in q.left; -1: it is deferred
+	m  *mmapqueue.RecoveredMessage
+}
+
+// suspects are messages, by id, that may stand in the backlog below a sequence
+// though the journal holds them, or held them and knows their end: the crash may
+// have come just when one had been written to the backlog. There it is dropped.
+// The journal keeps the list through the next crash, because a message may be
+// finished before its copy is met.
+type suspects map[uint64]uint64
+
+// known reports whether r is in the journal as well.
+func (s suspects) known(r *mmapqueue.Record) bool { return r.Sequence < s[r.ID] }
+
+// openJournal replays the journal of the run before, if there was one, and makes
+// one if this run is to have one.
+func (b *Broker) openJournal() (*recovery, *mmapqueue.Journal, error) {
+	dir := filepath.Join(b.opts.DataPath, backlogsDir, journalDir)
+	if b.opts.Durability == DurabilityMemory {
+		if _, err := os.Stat(dir); errors.Is(err, os.ErrNotExist) {
+			return &recovery{}, nil, nil
+		}
+	}
+	o := b.opts.Journal
+	o.Sync = b.opts.Durability == DurabilityDisk
+	o.Rolled = b.kickTrim
+	j, err := mmapqueue.OpenJournal(dir, o)
+	if err != nil {
+		return nil, nil, err
+	}
+	found, err := j.Replay()
+	if err != nil {
+		return nil, nil, errors.Join(err, j.Close())
+	}
+	rec := &recovery{queues: map[string][]*mmapqueue.RecoveredQueue{}}
+	for _, q := range found.Queues {
+		rec.queues[q.Topic] = append(rec.queues[q.Topic], q)
+	}
+	return rec, j, nil
+}
+
+// adopt gives a topic that is being opened what the journal has for it. It
+// returns v's queues with the messages counted, and notes what is to be loaded.
+func (t *Topic) adopt(v *view, queues []*mmapqueue.RecoveredQueue, keep bool) (loads []load) {
+	for _, rq := range queues {
+		q := v.hold
+		if rq.Channel != "" {
+			q = t.queueOf(v, rq.Channel)
+		}
+		if keep {
+			// The last one of a name is the one that is written on.
+			q.journal = rq.Queue
+		}
+		deferrable := rq.Channel != ""
+		if q.cursor != nil && q.cursor.Depth() > 0 {
+			q.suspect(rq, t.writer.log.NextSequence())
+		}
+		for i := range rq.Messages {
+			m := &rq.Messages[i]
+			at := -1
+			if m.Due == 0 || !deferrable {
+				at = len(q.left)
+				q.left = append(q.left, block.Ref{})
+			}
+			loads = append(loads, load{q, at, m})
+		}
+	}
+	return loads
+}
+
+// suspect collects the suspects of a queue whose backlog, with records to read,
+// goes on at sequence next. An end above that is of a log that has begun anew.
+func (q *queue) suspect(rq *mmapqueue.RecoveredQueue, next uint64) {
+	if q.suspects == nil {
+		q.suspects = suspects{}
+	}
+	for _, s := range rq.Suspects {
+		if s.End <= next {
+			q.suspects[s.ID] = s.End
+		}
+	}
+	for i := range rq.Messages {
+		q.suspects[rq.Messages[i].ID] = next
+	}
+}
+
+// noteSuspects adds a topic's suspects to a batch.
+func (t *Topic) noteSuspects(batch *mmapqueue.JournalBatch) {
+	for _, q := range t.queues() {
+		byEnd := map[uint64][]uint64{}
+		for id, end := range q.suspects {
+			byEnd[end] = append(byEnd[end], id)
+		}
+		for end, ids := range byEnd {
+			batch.Suspect(q.journal, end, ids)
+		}
+	}
+}
+
+// finishRecovered tells a topic's backlog what the journal knows to be finished.
+func (t *Topic) finishRecovered(queues []*mmapqueue.RecoveredQueue) error {
+	names := t.writer.log.Names()
+	for _, rq := range queues {
+		if len(rq.Finished) == 0 || !slices.Contains(names, rq.Channel) {
+			continue
+		}
+		c, err := t.writer.log.Cursor(rq.Channel)
+		if err != nil {
+			return err
+		}
+		c.Finish(rq.Finished)
+		t.owed.Store(1)
+	}
+	return nil
+}
+
+// queueOf returns the queue of a channel of a topic that is being opened.
+func (t *Topic) queueOf(v *view, channel string) *queue {
+	for _, c := range v.channels {
+		if c.name == channel {
+			return c.q
+		}
+	}
+	c := t.newChannel(channel)
+	c.q = t.newQueue(channel)
+	c.q.owner.Store(c)
+	v.channels = append(v.channels, c)
+	return c.q
+}
+
+// load brings the messages back, oldest segment first, so that few chunks hold the
+// journal back for long. Channels share a body as before. Deferred ones go to a
+// shard.
+func (b *Broker) load(loads []load) {
+	slices.SortStableFunc(loads, func(x, y load) int {
+		if x.m.Segment != y.m.Segment {
+			return int(int64(x.m.Segment) - int64(y.m.Segment))
+		}
+		return int(int64(x.m.ID) - int64(y.m.ID))
+	})
+	arena := block.NewArena(b.pool)
+	var last *mmapqueue.RecoveredMessage
+	var lastRef block.Ref
+	for _, l := range loads {
+		m := l.m
+		var r block.Ref
+		if last != nil && last.ID == m.ID && last.Due == m.Due && last.Segment == m.Segment {
+			r = lastRef
+			b.pool.Retain(r.Chunk, 1)
+		} else {
+			arena.SetMark(m.Segment)
+			r = store(arena, m.ID, m.Timestamp, m.Due, m.Body)
+			last, lastRef = m, r
+		}
+		r.Aux = r.Aux&^auxAttempts | uint32(m.Attempts)
+		if l.at >= 0 {
+			l.q.left[l.at] = r
+		} else {
+			b.shards[0].post(mail{channel: l.q.owner.Load(), deferred: r})
+		}
+	}
+	arena.Close()
+}
+
+// openAll opens the topics that have a backlog in root, messages in the journal,
+// or files of upstream's. It is the body of Open.
+func (b *Broker) openAll(root string, dirs []os.DirEntry, rec *recovery, theirs map[string][]diskqueue.Queue) ([]*Topic, error) {
+	paths := map[string]string{}
+	for _, d := range dirs {
+		// Sorted by incarnation: only the last one counts. An older one is what
+		// a deletion could not remove.
+		if name, ok := topicOf(d); ok {
+			paths[name] = filepath.Join(root, d.Name())
+		}
+	}
+	fresh := func(name string) {
+		if paths[name] == "" {
+			paths[name] = b.directory(name, b.ids.take(1))
+		}
+	}
+	for name := range rec.queues {
+		fresh(name)
+	}
+	for name := range theirs {
+		fresh(name)
+	}
+	names := make([]string, 0, len(paths))
+	for name := range paths {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	opened := make([]*Topic, len(names))
+	loads := make([][]load, len(names))
+	err := inParallel(len(names), filesAtOnce, func(i int) (err error) {
+		opened[i], loads[i], err = b.openTopic(names[i], paths[names[i]], rec.queues[names[i]], theirs[names[i]])
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	b.load(slices.Concat(loads...))
+	return opened, nil
+}
+
+// startJournal ends a recovery: see recovery, step 4. A run without a journal of
+// its own writes to the backlogs what one before it left.
+func (b *Broker) startJournal(j *mmapqueue.Journal, opened []*Topic) error {
+	err := inParallel(len(opened), filesAtOnce, func(i int) error {
+		t := opened[i]
+		log := t.writer.log
+		if b.journal == nil {
+			for _, q := range t.queues() {
+				if err := t.unload(q); err != nil {
+					return fmt.Errorf("topic %s: %w", t.name, err)
+				}
+			}
+			log = t.writer.log
+		}
+		if t.owed.Swap(0) != 0 || b.journal == nil && log != nil {
+			return log.Sync()
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	if b.journal == nil {
+		return j.Remove()
+	}
+	j.Start()
+	b.pool.SetMark(j.Segment())
+	batch := j.Batch()
+	for _, t := range opened {
+		t.noteSuspects(batch)
+	}
+	j.Submit(batch, nil)
+	return j.Flush()
+}
+
+// queues returns the topic's queues. Before the loops run they do not change.
+func (t *Topic) queues() []*queue {
+	v := t.view.Load()
+	all := queuesOf(v.channels)
+	if v.hold != nil {
+		all = append(all, v.hold)
+	}
+	return all
+}
+
+// unload writes what was brought back to the backlog.
+func (t *Topic) unload(q *queue) error {
+	if len(q.left) == 0 || q.ephemeral {
+		return nil
+	}
+	if err := t.writer.open(); err != nil {
+		return err
+	}
+	j := job{refs: q.left, want: []want{{q: q}}}
+	if err := t.writer.write(&j); err != nil {
+		return err
+	}
+	t.b.drop(nil, q.left)
+	q.left = nil
+	q.spilled.Store(true)
+	return nil
+}

@@ -1,0 +1,437 @@
+package engine_test
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"os"
+	"os/exec"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/zsqio/zsq/engine"
+)
+
+// The crash harness: a daemon in a process of its own is killed under load, again
+// and again over the same directory, while a ledger says what it answered for.
+// At the end all that was acknowledged must have come, on every channel; and what
+// was finished, with a FIN that was answered for, must not come again. A FIN
+// has no answer of its own: one counts when a later PUB on the connection got OK.
+
+// crashChild in the environment makes the test binary the daemon of that
+// directory; crashFlags holds its mode and memory queue.
+const (
+	crashChild = "ZSQ_CRASH_CHILD"
+	crashMode  = "ZSQ_CRASH_MODE"
+	crashMem   = "ZSQ_CRASH_MEM"
+)
+
+func TestMain(m *testing.M) {
+	if dir := os.Getenv(crashChild); dir != "" {
+		fmt.Fprintln(os.Stderr, runChild(dir))
+		os.Exit(3)
+	}
+	os.Exit(m.Run())
+}
+
+// runChild serves until it is killed.
+func runChild(dir string) error {
+	o := engine.NewOptions()
+	o.TCPAddress, o.HTTPAddress, o.HTTPSAddress = "127.0.0.1:0", "", ""
+	o.DataPath, o.Loops = dir, 2
+	if err := o.Durability.Set(os.Getenv(crashMode)); err != nil {
+		return err
+	}
+	var err error
+	if o.MemQueueSize, err = strconv.ParseInt(os.Getenv(crashMem), 10, 64); err != nil {
+		return err
+	}
+	e, err := engine.New(o, os.Stderr)
+	if err != nil {
+		return err
+	}
+	e.Start()
+	fmt.Println(e.TCPAddr())
+	_, err = io.Copy(io.Discard, os.Stdin) // ends with the parent, at the latest
+	return errors.Join(errors.New("the parent is gone"), err)
+}
+
+// crashLedger is what clients were told.
+type crashLedger struct {
+	mu       sync.Mutex
+	acked    map[string]map[uint64]int64 // by topic: due time, wall ns
+	channels map[string]*crashChannel    // by topic/channel
+	nextKey  uint64
+	bad      []string
+}
+
+type crashChannel struct {
+	topic    string
+	finSent  map[uint64]bool
+	certain  map[uint64]bool
+	seenLast map[uint64]bool // in the final drain
+}
+
+func (l *crashLedger) fail(format string, args ...any) {
+	l.bad = append(l.bad, fmt.Sprintf(format, args...))
+}
+
+// crashRun is one life of the daemon.
+type crashRun struct {
+	l     *crashLedger
+	addr  string
+	final bool
+	wg    sync.WaitGroup
+	mu    sync.Mutex
+	conns []net.Conn
+	down  bool
+}
+
+func (r *crashRun) dial() (net.Conn, error) {
+	c, err := net.Dial("tcp", r.addr)
+	if err != nil {
+		return nil, err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.down {
+		c.Close()
+		return nil, net.ErrClosed
+	}
+	r.conns = append(r.conns, c)
+	_, err = c.Write([]byte("  V2"))
+	return c, err
+}
+
+func (r *crashRun) hangUp() {
+	r.mu.Lock()
+	r.down = true
+	for _, c := range r.conns {
+		c.Close()
+	}
+	r.mu.Unlock()
+	r.wg.Wait()
+}
+
+func crashFrame(r *bufio.Reader) (kind uint32, body []byte, err error) {
+	var head [8]byte
+	if _, err := io.ReadFull(r, head[:]); err != nil {
+		return 0, nil, err
+	}
+	body = make([]byte, binary.BigEndian.Uint32(head[:])-4)
+	_, err = io.ReadFull(r, body)
+	return binary.BigEndian.Uint32(head[4:]), body, err
+}
+
+func withSize(b, body []byte) []byte {
+	return append(binary.BigEndian.AppendUint32(b, uint32(len(body))), body...)
+}
+
+// produce publishes to one topic, some commands ahead of the answers.
+func (r *crashRun) produce(topic string, seed uint64) {
+	defer r.wg.Done()
+	c, err := r.dial()
+	if err != nil {
+		return
+	}
+	rng := rand.New(rand.NewPCG(seed, 1))
+	in := bufio.NewReader(c)
+	type unit struct {
+		keys []uint64
+		due  int64
+	}
+	var owed []unit
+	for {
+		var out []byte
+		for range 1 + rng.IntN(12) {
+			var u unit
+			bodies := [][]byte{}
+			n := 1
+			mpub := rng.IntN(4) == 0
+			if mpub {
+				n += rng.IntN(20)
+			}
+			r.l.mu.Lock()
+			for range n {
+				r.l.nextKey++
+				u.keys = append(u.keys, r.l.nextKey)
+				body := binary.BigEndian.AppendUint64(nil, r.l.nextKey)
+				bodies = append(bodies, append(body, bytes.Repeat([]byte{'p'}, rng.IntN(300))...))
+			}
+			r.l.mu.Unlock()
+			switch {
+			case mpub:
+				batch := binary.BigEndian.AppendUint32(nil, uint32(n))
+				for _, b := range bodies {
+					batch = withSize(batch, b)
+				}
+				out = withSize(append(out, "MPUB "+topic+"\n"...), batch)
+			case rng.IntN(5) == 0:
+				ms := 1 + rng.IntN(1000)
+				u.due = time.Now().UnixNano() + int64(ms)*1e6
+				out = withSize(fmt.Appendf(out, "DPUB %s %d\n", topic, ms), bodies[0])
+			default:
+				out = withSize(append(out, "PUB "+topic+"\n"...), bodies[0])
+			}
+			owed = append(owed, u)
+		}
+		if _, err := c.Write(out); err != nil {
+			return
+		}
+		for len(owed) > 0 {
+			kind, body, err := crashFrame(in)
+			if err != nil {
+				return
+			}
+			if kind == 1 {
+				r.l.mu.Lock()
+				r.l.fail("publish: %s", body)
+				r.l.mu.Unlock()
+				return
+			}
+			if string(body) != "OK" {
+				continue
+			}
+			r.l.mu.Lock()
+			for _, key := range owed[0].keys {
+				r.l.acked[topic][key] = owed[0].due
+			}
+			r.l.mu.Unlock()
+			owed = owed[1:]
+		}
+	}
+}
+
+// consume reads a channel and decides about each message.
+func (r *crashRun) consume(topic, channel string, seed uint64) {
+	defer r.wg.Done()
+	c, err := r.dial()
+	if err != nil {
+		return
+	}
+	rng := rand.New(rand.NewPCG(seed, 2))
+	in := bufio.NewReader(c)
+	ready := 1 + rng.IntN(100)
+	if r.final {
+		ready = 2000
+	}
+	if _, err := fmt.Fprintf(c, "SUB %s %s\nRDY %d\n", topic, channel, ready); err != nil {
+		return
+	}
+	ch := r.l.channels[topic+"/"+channel]
+	if _, _, err := crashFrame(in); err != nil { // the OK of SUB
+		return
+	}
+	var out []byte
+	var fins []uint64
+	var owed [][]uint64
+	for {
+		kind, body, err := crashFrame(in)
+		if err != nil {
+			return
+		}
+		switch {
+		case kind == 0 && string(body) == "OK":
+			r.l.mu.Lock()
+			for _, key := range owed[0] {
+				ch.certain[key] = true
+			}
+			r.l.mu.Unlock()
+			owed = owed[1:]
+		case kind == 2:
+			key := binary.BigEndian.Uint64(body[26:])
+			id := body[10:26]
+			now := time.Now().UnixNano()
+			r.l.mu.Lock()
+			if ch.certain[key] {
+				r.l.fail("%s/%s: message %d came again after its FIN was answered for", topic, channel, key)
+			}
+			// Clocks are read in two processes, and a due time starts a little later.
+			if due := r.l.acked[topic][key]; due > now+2e6 {
+				r.l.fail("%s/%s: message %d came %v early", topic, channel, key, time.Duration(due-now))
+			}
+			if r.final {
+				ch.seenLast[key] = true
+			}
+			what := rng.IntN(20)
+			if r.final || what < 14 {
+				out = append(append(append(out, "FIN "...), id...), '\n')
+				fins = append(fins, key)
+				ch.finSent[key] = true
+			} else if what == 14 {
+				out = fmt.Appendf(out, "REQ %s 0\n", id)
+			} else if what == 15 {
+				out = fmt.Appendf(out, "REQ %s %d\n", id, 1+rng.IntN(100))
+			}
+			r.l.mu.Unlock()
+			if len(fins) > 30 || len(fins) > 0 && rng.IntN(20) == 0 {
+				out = withSize(append(out, "PUB marks\n"...), []byte("mark"))
+				owed = append(owed, fins)
+				fins = nil
+			}
+		}
+		if in.Buffered() == 0 && len(out) > 0 {
+			if _, err := c.Write(out); err != nil {
+				return
+			}
+			out = out[:0]
+		}
+	}
+}
+
+// startChild starts the daemon and returns its process and address.
+func startChild(t *testing.T, dir, mode string, mem int) (*exec.Cmd, string, *bytes.Buffer) {
+	t.Helper()
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), crashChild+"="+dir, crashMode+"="+mode, fmt.Sprintf("%s=%d", crashMem, mem))
+	log := new(bytes.Buffer)
+	cmd.Stderr = log
+	stdin, err := cmd.StdinPipe()
+	if err == nil {
+		t.Cleanup(func() { _ = stdin.Close() })
+	}
+	stdout, err2 := cmd.StdoutPipe()
+	if err := errors.Join(err, err2, cmd.Start()); err != nil {
+		t.Fatal(err)
+	}
+	line, err := bufio.NewReader(stdout).ReadString('\n')
+	if err != nil {
+		_ = cmd.Wait()
+		t.Fatalf("the daemon does not start: %v\n%s", err, log)
+	}
+	return cmd, line[:len(line)-1], log
+}
+
+var crashTopics = map[string][]string{"one": {"a", "b"}, "two": {"c"}}
+
+// crash runs rounds of load and kill, and reports what was wrong.
+func crash(t *testing.T, mode string, mem, rounds int, seed uint64) {
+	rng := rand.New(rand.NewPCG(seed, 3))
+	dir := t.TempDir()
+	l := &crashLedger{acked: map[string]map[uint64]int64{}, channels: map[string]*crashChannel{}}
+	for topic, channels := range crashTopics {
+		l.acked[topic] = map[uint64]int64{}
+		for _, c := range channels {
+			l.channels[topic+"/"+c] = &crashChannel{topic, map[uint64]bool{}, map[uint64]bool{}, map[uint64]bool{}}
+		}
+	}
+	for round := 0; round <= rounds; round++ {
+		cmd, addr, log := startChild(t, dir, mode, mem)
+		r := &crashRun{l: l, addr: addr, final: round == rounds}
+		if round == 0 { // channels first: what is published before them is for one only
+			for topic, channels := range crashTopics {
+				for _, c := range channels {
+					conn, err := r.dial()
+					if err != nil {
+						t.Fatal(err)
+					}
+					fmt.Fprintf(conn, "SUB %s %s\n", topic, c)
+					if _, _, err := crashFrame(bufio.NewReader(conn)); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+		}
+		for topic, channels := range crashTopics {
+			if !r.final {
+				for range 2 {
+					r.wg.Add(1)
+					go r.produce(topic, rng.Uint64())
+				}
+			}
+			for _, c := range channels {
+				for range 1 + rng.IntN(2) {
+					if r.final || rng.IntN(8) > 0 {
+						r.wg.Add(1)
+						go r.consume(topic, c, rng.Uint64())
+					}
+				}
+			}
+		}
+		if r.final {
+			l.drain(t)
+		} else {
+			time.Sleep(time.Duration(20+rng.IntN(130)) * time.Millisecond) // how long the load lasts; no assertion hangs on it
+		}
+		if err := cmd.Process.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		_ = cmd.Wait()
+		r.hangUp()
+		l.mu.Lock()
+		bad := l.bad
+		l.mu.Unlock()
+		if len(bad) > 0 {
+			t.Fatalf("round %d of seed %d: %d faults, the first: %s\n%s", round, seed, len(bad), bad[0], log)
+		}
+	}
+	total := 0
+	for _, acked := range l.acked {
+		total += len(acked)
+	}
+	t.Logf("%d rounds, %d messages acknowledged", rounds, total)
+	if total < 10*rounds {
+		t.Errorf("only %d messages in %d rounds", total, rounds)
+	}
+}
+
+// missing returns how many acknowledged messages have not come to an end on
+// every channel.
+func (l *crashLedger) missing() (n int, example string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for name, ch := range l.channels {
+		for key := range l.acked[ch.topic] {
+			if !ch.finSent[key] && !ch.seenLast[key] {
+				n++
+				example = fmt.Sprintf("message %d (due %d) on %s", key, l.acked[ch.topic][key], name)
+			}
+		}
+	}
+	return n, example
+}
+
+// drain waits until nothing is missing.
+func (l *crashLedger) drain(t *testing.T) {
+	t.Helper()
+	last, still := -1, 0
+	for {
+		n, example := l.missing()
+		if n == 0 {
+			return
+		}
+		if n != last {
+			last, still = n, 0
+		} else if still++; still > 60 {
+			l.mu.Lock()
+			l.fail("%d acknowledged messages are lost, for example %s", n, example)
+			l.mu.Unlock()
+			return
+		}
+		time.Sleep(50 * time.Millisecond) // until the clients have got more
+	}
+}
+
+// What was acknowledged survives kill -9, on every channel, deferred messages
+// with their time; what was finished does not come again. The long form is
+// TestLongCrash.
+func TestCrash(t *testing.T) { crashAll(t, 2, 10_000, 50) }
+
+// crashAll runs the harness in both modes with each size of the memory queue.
+func crashAll(t *testing.T, rounds int, sizes ...int) {
+	for _, mode := range []string{"process", "disk"} {
+		for _, mem := range sizes {
+			t.Run(fmt.Sprintf("%s/mem=%d", mode, mem), func(t *testing.T) {
+				t.Parallel() // they wait, mostly
+				crash(t, mode, mem, rounds, uint64(mem)+uint64(rounds))
+			})
+		}
+	}
+}

@@ -1,0 +1,679 @@
+package mmapqueue
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// JournalOptions are the limits of a journal. The zero value of each field means
+// its default.
+type JournalOptions struct {
+	// SegmentBytes is the size of a segment, 64 MB by default. A batch that is
+	// larger gets a segment of its own size.
+	SegmentBytes int64
+
+	// Sync has every group of batches wait for the disk before it is answered.
+	Sync bool
+
+	// Rolled is called by the writer when it has begun another segment: time to
+	// think of what is old (see Release). It must not block.
+	Rolled func()
+
+	// Logf receives what no caller can be told. It must be safe for concurrent
+	// use. The default drops it.
+	Logf func(format string, args ...any)
+
+	// FS is where the journal lies. The default is OS.
+	FS FS
+}
+
+// spareMax is how many segments that nobody needs are kept to be used again.
+const spareMax = 3
+
+func (o *JournalOptions) defaults() {
+	if o.SegmentBytes <= 0 {
+		o.SegmentBytes = segmentBytesMax
+	}
+	if o.Rolled == nil {
+		o.Rolled = func() {}
+	}
+	if o.Logf == nil {
+		o.Logf = func(string, ...any) {}
+	}
+	if o.FS == nil {
+		o.FS = OS
+	}
+}
+
+// A Journal is one log for all topics of a daemon: the messages that are in
+// memory stand here, so that they survive the process.
+//
+//	Submit ──► pending ──► writer: one write for all that came since the last,
+//	                       one sync for them if asked for ──► done(err)
+//
+// Records are in the order of the Submits. Segments are given back in that
+// order, when their user says (Release) that nothing in them is needed; the
+// journal itself does not know which messages live.
+//
+// All methods may be called from any goroutine. Submit does not wait and may be
+// called by an event loop, and so may Batch, Segment and Err.
+type Journal struct {
+	dir string
+	o   JournalOptions
+
+	numbers atomic.Uint32 // the last number given to a queue or group
+	segment atomic.Uint64 // number of the segment that the next record goes to, or of one before it
+	failure atomic.Pointer[error]
+
+	mu       sync.Mutex
+	wake     sync.Cond
+	pending  []*JournalBatch
+	free     []*JournalBatch
+	stopping bool
+	segments []*journalSegment // in use, ascending by number; the last one may be open
+	spares   []*journalSegment // released, ascending by number: to be used again
+	slot     uint64            // of the last file's name
+
+	// The writer's own, or Close's when it has ended.
+	open     *journalSegment   // takes records; nil until the next commit
+	unsynced []*journalSegment // written and not synced
+	next     uint64            // number of the next segment
+	sequence uint64            // of the next record
+	keep     []byte            // drafts of a failed batch that must not be lost
+	keepUses []*JournalGroup
+	gather   []byte     // what goes to the segment with one write, unless it is direct
+	direct   []byte     // the only batch of that write, as it is
+	newFiles bool       // a file was created since the directory was synced
+	last     journalRun // of the commit under way
+	probing  atomic.Bool
+	ended    sync.WaitGroup
+}
+
+// OpenJournal opens the journal in dir, which it creates if there is none.
+// Nothing is written before Start; until then Replay tells what an earlier run
+// left.
+func OpenJournal(dir string, o JournalOptions) (*Journal, error) {
+	o.defaults()
+	j := &Journal{dir: dir, o: o, next: 1, sequence: 1}
+	j.wake.L = &j.mu
+	if err := o.FS.MkdirAll(dir); err != nil {
+		return nil, fmt.Errorf("mmapqueue: open journal: %w", err)
+	}
+	if err := j.load(); err != nil {
+		return nil, fmt.Errorf("mmapqueue: open journal in %s: %w", dir, err)
+	}
+	return j, nil
+}
+
+// load finds the segments. What is older than the newest one's tail was waiting
+// to be used again.
+func (j *Journal) load() error {
+	entries, err := j.o.FS.ReadDir(j.dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		slot, ok := journalSlot(e.Name())
+		if !ok {
+			continue
+		}
+		j.slot = max(j.slot, slot)
+		s := &journalSegment{path: filepath.Join(j.dir, e.Name())}
+		fresh, foreign, err := s.load(j.o.FS)
+		switch {
+		case err != nil:
+			return err
+		case foreign:
+			j.o.Logf("%v", &CorruptError{Segment: s.path})
+			if err := j.o.FS.Rename(s.path, s.path+badSuffix); err != nil {
+				return err
+			}
+		case fresh:
+			j.spares = append(j.spares, s)
+		default:
+			j.segments = append(j.segments, s)
+		}
+	}
+	slices.SortFunc(j.segments, func(a, b *journalSegment) int { return cmp.Compare(a.number, b.number) })
+	if n := len(j.segments); n > 0 {
+		last := j.segments[n-1]
+		j.next, j.sequence = last.number+1, last.first
+		needed := slices.IndexFunc(j.segments, func(s *journalSegment) bool { return s.number >= last.tail })
+		j.spares = append(j.spares, j.segments[:needed]...)
+		j.segments = slices.Clone(j.segments[needed:])
+	}
+	j.segment.Store(j.next)
+	return nil
+}
+
+// Start begins to write. What was replayed stays until it is released. The last
+// segment is written on where it ends, if it is sound.
+func (j *Journal) Start() {
+	for _, s := range j.segments {
+		if err := s.unmap(); err != nil {
+			j.o.Logf("mmapqueue: unmap %s: %v", s.path, err)
+		}
+	}
+	slices.SortFunc(j.spares, func(a, b *journalSegment) int { return cmp.Compare(a.number, b.number) })
+	j.Release(0) // the spares that are too many
+	if n := len(j.segments); n > 0 {
+		s := j.segments[n-1]
+		if f, err := j.o.FS.Open(s.path, true); err == nil && !s.damaged && s.end >= journalStart {
+			s.f, s.synced, j.open = f, 0, s
+			j.segment.Store(s.number)
+		} else if err == nil {
+			f.Close()
+		}
+	}
+	j.ended.Go(j.run)
+	j.Submit(j.start(), nil)
+}
+
+// start is the batch that ends what was replayed.
+func (j *Journal) start() *JournalBatch {
+	b := j.Batch()
+	b.add(&Record{Kind: kindStart})
+	return b
+}
+
+// NewQueue returns a queue with a number of its own. Channel is "" for what a
+// topic holds back.
+func (j *Journal) NewQueue(topic, channel string) *JournalQueue {
+	return j.adopt(j.numbers.Add(1), topic, channel)
+}
+
+func (j *Journal) adopt(number uint32, topic, channel string) *JournalQueue {
+	q := &JournalQueue{number: number, topic: topic}
+	q.channel.Store(&channel)
+	q.alone = JournalGroup{number: j.numbers.Add(1), queues: []*JournalQueue{q}}
+	return q
+}
+
+// NewGroup returns the group of these queues, of which there is at least one,
+// all of one topic.
+func (j *Journal) NewGroup(queues []*JournalQueue) *JournalGroup {
+	if len(queues) == 1 {
+		return queues[0].Alone()
+	}
+	return &JournalGroup{number: j.numbers.Add(1), queues: queues}
+}
+
+// Segment returns a number that is not above that of the segment to which
+// anything submitted from now on is written.
+func (j *Journal) Segment() uint64 { return j.segment.Load() }
+
+// Err returns why the last commit failed, nil when it worked. While it is not
+// nil, publishers do well to refuse: what they submit is likely to fail. A
+// batch that is submitted all the same tries again.
+func (j *Journal) Err() error {
+	if p := j.failure.Load(); p != nil {
+		return *p
+	}
+	return nil
+}
+
+// Batch returns an empty batch.
+func (j *Journal) Batch() *JournalBatch {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	n := len(j.free)
+	if n == 0 {
+		return new(JournalBatch)
+	}
+	b := j.free[n-1]
+	j.free[n-1] = nil
+	j.free = j.free[:n-1]
+	return b
+}
+
+// What is kept of the memory of batches.
+const (
+	batchesKept   = 16
+	batchBytesMax = 4 << 20
+)
+
+// Submit hands b over. done, which may be nil, is called on the writer's
+// goroutine when b is written, and is on the disk if the journal syncs, or when
+// that has failed: then no message of b counts as written, though a start may
+// find some, and everything else in b is written as soon as the disk works. done must not
+// block.
+func (j *Journal) Submit(b *JournalBatch, done func(err error)) {
+	b.done = done
+	j.mu.Lock()
+	j.pending = append(j.pending, b)
+	first := len(j.pending) == 1
+	j.mu.Unlock()
+	if first {
+		j.wake.Signal()
+	}
+}
+
+// Flush returns when all that was submitted before is written, or has failed.
+func (j *Journal) Flush() error {
+	c := make(chan error, 1)
+	j.Submit(j.Batch(), func(err error) { c <- err })
+	return <-c
+}
+
+func (j *Journal) run() {
+	var work []*JournalBatch
+	for {
+		j.mu.Lock()
+		for _, b := range work {
+			if len(j.free) < batchesKept && cap(b.buf) <= batchBytesMax {
+				clear(b.groups)
+				clear(b.forced)
+				*b = JournalBatch{buf: b.buf[:0], groups: b.groups[:0], forced: b.forced[:0], ids: b.ids[:0]}
+				j.free = append(j.free, b)
+			}
+		}
+		clear(work)
+		for len(j.pending) == 0 && !j.stopping {
+			j.wake.Wait()
+		}
+		if len(j.pending) == 0 {
+			j.mu.Unlock()
+			return
+		}
+		work, j.pending = j.pending, work[:0]
+		j.mu.Unlock()
+		j.commit(work)
+		for _, b := range work {
+			if b.done != nil {
+				b.done(b.err)
+			}
+		}
+	}
+}
+
+// commit writes work, and tells each batch what became of it.
+func (j *Journal) commit(work []*JournalBatch) {
+	if len(j.keep) > 0 {
+		kept := &JournalBatch{buf: j.keep, groups: j.keepUses}
+		j.keep, j.keepUses = nil, nil
+		work = append([]*JournalBatch{kept}, work...)
+	}
+	run := &j.last
+	run.j = j
+	for _, b := range work {
+		if err := run.add(b); err != nil {
+			j.failed(b, -1, 0, err)
+		}
+	}
+	run.write()
+	if j.o.Sync {
+		j.sync(run)
+	}
+	clear(run.placed[:cap(run.placed)])
+	clear(run.all)
+	run.all = run.all[:0]
+	worked, wrote := true, false
+	for _, b := range work {
+		worked = worked && b.err == nil
+		wrote = wrote || !b.Empty()
+	}
+	switch {
+	case !worked:
+		j.probe()
+	case wrote && j.failure.Load() != nil:
+		j.failure.Store(nil)
+	}
+}
+
+// probeEvery is how long after a failure the disk is tried again when nobody
+// else does.
+const probeEvery = 500 * time.Millisecond
+
+// probe has something written after a while.
+func (j *Journal) probe() {
+	if j.probing.Swap(true) {
+		return
+	}
+	time.AfterFunc(probeEvery, func() {
+		j.probing.Store(false)
+		j.mu.Lock()
+		stopping := j.stopping
+		j.mu.Unlock()
+		if !stopping {
+			b := j.Batch()
+			b.add(&Record{Kind: kindFinish}) // of nothing
+			j.Submit(b, nil)
+		}
+	})
+}
+
+// failed ends a batch that could not be written. offset is where it was sealed
+// for, or -1.
+func (j *Journal) failed(b *JournalBatch, offset int64, salt uint64, err error) {
+	b.err = err
+	j.failure.Store(&err)
+	if offset < 0 {
+		offset = 0
+		for at := int64(0); at < int64(len(b.buf)); {
+			at += int64(seal(b.buf[at:], 0, at, salt))
+		}
+	}
+	j.keep = append(j.keep, b.essentials(offset, salt)...)
+	j.keepUses = append(append(j.keepUses, b.groups...), b.forced...)
+}
+
+// A journalRun is what goes to one segment with one write.
+type journalRun struct {
+	j      *Journal
+	start  int64 // where the write begins
+	placed []placedBatch
+	all    []placedBatch // of this commit
+}
+
+type placedBatch struct {
+	b       *JournalBatch
+	segment *journalSegment
+	offset  int64
+}
+
+// add puts b behind what is gathered, with the groups that the segment does not
+// know yet in front of it.
+func (r *journalRun) add(b *JournalBatch) error {
+	if b.Empty() {
+		r.all = append(r.all, placedBatch{b: b})
+		return nil
+	}
+	j := r.j
+	if j.open == nil || j.open.end+r.need(b, false) > j.open.size {
+		r.write()
+		if err := j.roll(r.need(b, true)); err != nil {
+			return err
+		}
+	}
+	s := j.open
+	if len(r.placed) == 0 {
+		r.start, j.gather, j.direct = s.end, j.gather[:0], nil
+	}
+	for _, g := range b.forced {
+		g.definedIn = 0
+	}
+	for _, groups := range [][]*JournalGroup{b.forced, b.groups} {
+		for _, g := range groups {
+			if g.definedIn != s.number {
+				g.definedIn = s.number
+				r.define(s, g)
+			}
+		}
+	}
+	p := placedBatch{b: b, segment: s, offset: s.end}
+	for at := 0; at < len(b.buf); {
+		at += seal(b.buf[at:], j.sequence, s.end+int64(at), s.salt)
+		j.sequence++
+	}
+	switch {
+	case len(j.gather) == 0 && j.direct == nil:
+		j.direct = b.buf
+	case len(j.direct) > 0:
+		j.gather = append(append(j.gather, j.direct...), b.buf...)
+		j.direct = j.direct[:0]
+	default:
+		j.gather = append(j.gather, b.buf...)
+	}
+	s.end += int64(len(b.buf))
+	r.placed = append(r.placed, p)
+	r.all = append(r.all, p)
+	return nil
+}
+
+// need returns the most bytes that b can take in a segment. fresh says that the
+// segment knows no group yet.
+func (r *journalRun) need(b *JournalBatch, fresh bool) int64 {
+	n := int64(len(b.buf))
+	for _, g := range b.groups {
+		if fresh || g.definedIn != r.j.open.number {
+			n += 2 * recordSize(g.size())
+		}
+	}
+	for _, g := range b.forced {
+		n += 2 * recordSize(g.size())
+	}
+	return n
+}
+
+// define writes g down twice: see the layouts.
+func (r *journalRun) define(s *journalSegment, g *JournalGroup) {
+	j := r.j
+	body := g.define(nil)
+	if len(j.direct) > 0 {
+		j.gather = append(j.gather, j.direct...)
+		j.direct = j.direct[:0]
+	}
+	for range 2 {
+		at := len(j.gather)
+		j.gather = slices.Grow(j.gather, int(recordSize(len(body))))[:at+int(recordSize(len(body)))]
+		encode(j.gather[at:], &Record{Kind: kindGroup, Cursor: g.number, Body: body}, j.sequence, s.end, s.salt)
+		s.end += recordSize(len(body))
+		j.sequence++
+	}
+}
+
+// write writes what is gathered. When that fails the segment takes no more, and
+// its batches have failed.
+func (r *journalRun) write() {
+	if len(r.placed) == 0 {
+		return
+	}
+	j, s := r.j, r.j.open
+	bytes := j.gather
+	if len(j.direct) > 0 {
+		bytes = j.direct
+	}
+	j.direct = nil
+	n, err := s.f.WriteAt(bytes, r.start)
+	if err != nil {
+		err = fmt.Errorf("mmapqueue: write %d bytes to %s, %d written: %w", len(bytes), s.path, n, err)
+		for i := range r.placed {
+			p := &r.placed[i]
+			j.failed(p.b, p.offset, s.salt, err)
+		}
+		j.leave()
+	}
+	if cap(j.gather) > batchBytesMax {
+		j.gather = nil
+	}
+	r.placed = r.placed[:0]
+}
+
+// leave ends the writing to the open segment.
+func (j *Journal) leave() {
+	j.unsynced = append(j.unsynced, j.open)
+	j.open = nil
+	if !j.o.Sync {
+		for _, s := range j.unsynced {
+			s.f.Close()
+			s.f = nil
+		}
+		j.unsynced = j.unsynced[:0]
+	}
+}
+
+// sync makes the commit durable. The batches in a segment that could not be
+// synced have failed, and the segment takes no more.
+func (j *Journal) sync(r *journalRun) {
+	todo := j.unsynced
+	if j.open != nil && j.open.synced < j.open.end {
+		todo = append(todo, j.open)
+	}
+	fail := func(s *journalSegment, err error) {
+		for _, p := range r.all {
+			if p.b.err == nil && p.segment == s {
+				j.failed(p.b, p.offset, s.salt, err)
+			}
+		}
+	}
+	for _, s := range todo {
+		if err := s.f.Datasync(); err != nil {
+			fail(s, fmt.Errorf("mmapqueue: sync %s: %w", s.path, err))
+			if s == j.open {
+				j.open = nil
+			}
+		}
+		s.synced = s.end
+		if s != j.open {
+			s.f.Close()
+			s.f = nil
+		}
+	}
+	j.unsynced = j.unsynced[:0]
+	if j.newFiles {
+		if err := firstErr(j.o.FS.SyncDir(j.dir), j.o.FS.SyncDir(filepath.Dir(j.dir))); err != nil {
+			for _, s := range todo {
+				fail(s, err)
+			}
+			return
+		}
+		j.newFiles = false
+	}
+}
+
+// roll begins a segment with room for need bytes: one to be used again if there
+// is one.
+func (j *Journal) roll(need int64) error {
+	if j.open != nil {
+		j.leave()
+	}
+	size := max(j.o.SegmentBytes, journalStart+need)
+	j.mu.Lock()
+	var s *journalSegment
+	if at := slices.IndexFunc(j.spares, func(s *journalSegment) bool { return s.f == nil && !s.damaged && s.size >= size }); at >= 0 {
+		s = j.spares[at]
+		j.spares = slices.Delete(j.spares, at, at+1)
+	}
+	tail := j.next
+	if len(j.segments) > 0 {
+		tail = j.segments[0].number
+	}
+	j.mu.Unlock()
+
+	var err error
+	if s != nil {
+		s.f, err = j.o.FS.Open(s.path, true)
+	} else {
+		j.slot++
+		s = &journalSegment{path: journalPath(j.dir, j.slot), size: size}
+		s.f, err = j.o.FS.Create(s.path, size)
+		j.newFiles = true
+	}
+	if err != nil {
+		return fmt.Errorf("mmapqueue: begin journal segment: %w", err)
+	}
+	if err = s.renew(j.next, tail, j.sequence); err == nil && j.o.Sync {
+		// Before any record: a header that was lost would leave an old one in
+		// front of records that are partly overwritten.
+		err = s.f.Datasync()
+	}
+	if err != nil {
+		s.f.Close()
+		j.o.FS.Remove(s.path)
+		return fmt.Errorf("mmapqueue: write header of %s: %w", s.path, err)
+	}
+	j.mu.Lock()
+	j.segments = append(j.segments, s)
+	j.mu.Unlock()
+	j.open = s
+	j.next++
+	j.segment.Store(s.number)
+	j.o.Rolled()
+	return nil
+}
+
+// Release says that no segment below number is needed: what they held is
+// finished, or safe elsewhere. The one being written stays in any case.
+//
+// Until the next segment is begun its header does not say so, and a start reads
+// what is still there. So files go oldest first, damaged ones and spares alike:
+// a finish must not go before the message.
+func (j *Journal) Release(number uint64) {
+	current := j.segment.Load()
+	j.mu.Lock()
+	for len(j.segments) > 1 && j.segments[0].number < min(number, current) {
+		j.spares = append(j.spares, j.segments[0])
+		j.segments = slices.Delete(j.segments, 0, 1)
+	}
+	n := 0
+	for n < len(j.spares) && (len(j.spares)-n > spareMax || !j.reusable(j.spares[n])) {
+		n++
+	}
+	gone := slices.Clone(j.spares[:n])
+	j.spares = slices.Delete(j.spares, 0, n)
+	j.mu.Unlock()
+	j.discard(gone)
+}
+
+func (j *Journal) reusable(s *journalSegment) bool {
+	return s.size == j.o.SegmentBytes && !s.damaged
+}
+
+func (j *Journal) discard(gone []*journalSegment) {
+	for _, s := range gone {
+		remove := j.o.FS.Remove
+		if s.damaged {
+			remove = func(path string) error { return j.o.FS.Rename(path, path+badSuffix) }
+		}
+		if err := remove(s.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			j.o.Logf("mmapqueue: discard journal segment: %v", err)
+		}
+	}
+}
+
+// Segments returns how many segments hold what is needed, and the number of the
+// oldest, 0 without any.
+func (j *Journal) Segments() (count int, oldest uint64) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if len(j.segments) > 0 {
+		oldest = j.segments[0].number
+	}
+	return len(j.segments), oldest
+}
+
+// Close writes what was submitted and ends the writer. The files stay.
+func (j *Journal) Close() error {
+	j.mu.Lock()
+	j.stopping = true
+	j.mu.Unlock()
+	j.wake.Signal()
+	j.ended.Wait()
+	var err error
+	if j.open != nil {
+		j.unsynced = append(j.unsynced, j.open)
+		j.open = nil
+	}
+	for _, s := range j.unsynced {
+		err = firstErr(err, s.f.Close())
+		s.f = nil
+	}
+	j.unsynced = nil
+	for _, s := range j.segments {
+		err = firstErr(err, s.unmap())
+	}
+	return firstErr(err, j.Err())
+}
+
+// Remove closes the journal and deletes its files: everything in it is finished
+// or safe elsewhere.
+func (j *Journal) Remove() error {
+	err := j.Close()
+	for _, s := range j.spares {
+		s.damaged = false
+	}
+	// In this order: a message goes before what says that it is finished, and
+	// what is not needed before what says so.
+	j.discard(j.spares)
+	j.discard(j.segments)
+	j.segments, j.spares = nil, nil
+	j.o.FS.Remove(j.dir) // fails when evidence lies there
+	return err
+}

@@ -1,0 +1,255 @@
+package mmapqueue
+
+import (
+	"encoding/binary"
+	"fmt"
+	"slices"
+	"sync/atomic"
+)
+
+// A journal's records name queues and groups of queues by number. The layout is
+// that of every record; Cursor and the body say more:
+//
+//	kind      Cursor    body
+//	publish   group     the message's, for every queue of the group
+//	put       group     the same; the message was accepted long ago
+//	group     group     topic, and its queues: what the numbers mean
+//	finish    queue     ids of messages that are gone, or in the backlog now
+//	finished  queue     sequences in the topic's backlog that are finished
+//	update    queue     ids with new attempts and due times
+//	move      queue     a group, and ids that the queue gave to it
+//	end       queue     none: the queue is gone with all it had
+//	start     0         none: finished and suspect records before this one are done with
+//	suspect   queue     a sequence, and ids that may stand in the backlog before it as well
+//
+// The body of a group is, with its lengths in 2 bytes and its numbers in 4:
+//
+//	├────────┼───────┼─ for each queue ──────────┤
+//	│ length │ topic │ number │ length │ channel │
+//	└────────┴───────┴────────┴────────┴─────────┘
+//
+// An update takes 24 bytes (id, due, attempts, each in 8); a move has 8 bytes for
+// the group in front of its ids, a suspect for the sequence. Each group stands in every segment that mentions it,
+// twice, so that one damaged record does not cost more than itself.
+
+// A JournalQueue is what a journal knows of a channel's queue, or of what a topic
+// holds back. Its number is not used for another.
+type JournalQueue struct {
+	number  uint32
+	topic   string
+	channel atomic.Pointer[string]
+	alone   JournalGroup // the queue by itself
+}
+
+// Alone returns the group of this queue only.
+func (q *JournalQueue) Alone() *JournalGroup { return &q.alone }
+
+// Rename gives the queue to another channel: a topic's first one inherits what
+// was held back. Batches submitted from now on say so; [JournalBatch.Define]
+// writes it down.
+func (q *JournalQueue) Rename(channel string) { q.channel.Store(&channel) }
+
+// A JournalGroup is the queues that take a publish.
+type JournalGroup struct {
+	number uint32
+	queues []*JournalQueue
+
+	definedIn uint64 // the segment that says what it is; the writer's
+}
+
+func (g *JournalGroup) define(b []byte) []byte {
+	topic := g.queues[0].topic
+	b = binary.LittleEndian.AppendUint16(b, uint16(len(topic)))
+	b = append(b, topic...)
+	for _, q := range g.queues {
+		channel := *q.channel.Load()
+		b = binary.LittleEndian.AppendUint32(b, q.number)
+		b = binary.LittleEndian.AppendUint16(b, uint16(len(channel)))
+		b = append(b, channel...)
+	}
+	return b
+}
+
+// size returns the most bytes that define appends; a rename may come meanwhile.
+func (g *JournalGroup) size() int {
+	n := 2 + len(g.queues[0].topic)
+	for _, q := range g.queues {
+		n += 6 + nameRoom
+		if channel := *q.channel.Load(); len(channel) > nameRoom {
+			n += len(channel) - nameRoom
+		}
+	}
+	return n
+}
+
+// nameRoom is what a channel's name may take, whatever it is now.
+const nameRoom = 128
+
+// groupDefinition is a group as it is read back.
+type groupDefinition struct {
+	topic  string
+	queues []queueDefinition
+}
+
+type queueDefinition struct {
+	number  uint32
+	channel string
+}
+
+// parseGroup reads what define wrote.
+func parseGroup(b []byte) (g groupDefinition, ok bool) {
+	name := func(at int) (string, bool) {
+		if len(b) < at+2 {
+			return "", false
+		}
+		n := int(binary.LittleEndian.Uint16(b[at:]))
+		if len(b) < at+2+n {
+			return "", false
+		}
+		s := string(b[at+2 : at+2+n])
+		b = b[at+2+n:]
+		return s, true
+	}
+	if g.topic, ok = name(0); !ok {
+		return g, false
+	}
+	for len(b) > 0 {
+		if len(b) < 4 {
+			return g, false
+		}
+		q := queueDefinition{number: binary.LittleEndian.Uint32(b)}
+		if q.channel, ok = name(4); !ok {
+			return g, false
+		}
+		g.queues = append(g.queues, q)
+	}
+	return g, len(g.queues) > 0
+}
+
+// A JournalBatch gathers records for one Submit. It belongs to one goroutine
+// until then, and to the journal afterwards.
+type JournalBatch struct {
+	buf    []byte          // drafts
+	groups []*JournalGroup // that the records mention
+	forced []*JournalGroup // to be written in any case
+	done   func(err error)
+	err    error
+	ids    []byte // scratch
+}
+
+// Empty reports whether nothing was added yet.
+func (b *JournalBatch) Empty() bool { return len(b.buf) == 0 && len(b.forced) == 0 }
+
+// Size returns the bytes gathered so far.
+func (b *JournalBatch) Size() int { return len(b.buf) }
+
+// listMax bounds the entries of one record, so that damage costs few of them.
+const listMax = 4096
+
+func (b *JournalBatch) add(r *Record) {
+	size := int(recordSize(len(r.Body)))
+	at := len(b.buf)
+	b.buf = slices.Grow(b.buf, size)[:at+size]
+	draft(b.buf[at:], r)
+}
+
+// Use says that messages for g follow.
+func (b *JournalBatch) Use(g *JournalGroup) {
+	if n := len(b.groups); n == 0 || b.groups[n-1] != g {
+		b.groups = append(b.groups, g)
+	}
+}
+
+// Message adds a message for all queues of g, for which Use was called. It
+// copies the body.
+func (b *JournalBatch) Message(g *JournalGroup, id uint64, timestamp, due int64, attempts uint16, body []byte) {
+	b.add(&Record{Kind: KindPublish, Cursor: g.number, ID: id, Timestamp: timestamp, Due: due, Attempts: attempts, Body: body})
+}
+
+// Put adds a message for q that was accepted long ago and stood elsewhere. It
+// copies the body. When it cannot be written it is tried again.
+func (b *JournalBatch) Put(q *JournalQueue, id uint64, timestamp, due int64, attempts uint16, body []byte) {
+	b.Use(q.Alone())
+	b.add(&Record{Kind: KindPut, Cursor: q.alone.number, ID: id, Timestamp: timestamp, Due: due, Attempts: attempts, Body: body})
+}
+
+// Finish says that messages of q are gone, or stand in the backlog.
+func (b *JournalBatch) Finish(q *JournalQueue, ids []uint64) { b.list(kindFinish, q, nil, ids) }
+
+// FinishBacklog says that records of the topic's backlog, by sequence, are
+// finished for q.
+func (b *JournalBatch) FinishBacklog(q *JournalQueue, sequences []uint64) {
+	b.Use(q.Alone()) // or nobody would know whose sequences these are
+	b.list(kindFinished, q, nil, sequences)
+}
+
+// Move says that q gave messages to the queues of g.
+func (b *JournalBatch) Move(q *JournalQueue, g *JournalGroup, ids []uint64) {
+	b.Use(g)
+	b.list(kindMove, q, binary.LittleEndian.AppendUint64(nil, uint64(g.number)), ids)
+}
+
+func (b *JournalBatch) list(kind Kind, q *JournalQueue, prefix []byte, ids []uint64) {
+	for part := range slices.Chunk(ids, listMax) {
+		b.ids = append(b.ids[:0], prefix...)
+		for _, id := range part {
+			b.ids = binary.LittleEndian.AppendUint64(b.ids, id)
+		}
+		b.add(&Record{Kind: kind, Cursor: q.number, Body: b.ids})
+	}
+}
+
+// JournalUpdate is what changes of a message that was given back.
+type JournalUpdate struct {
+	ID       uint64
+	Due      int64 // ns, wall clock; 0 = at once
+	Attempts uint16
+}
+
+const updateSize = 24
+
+// Update says how messages of q stand now.
+func (b *JournalBatch) Update(q *JournalQueue, updates []JournalUpdate) {
+	for part := range slices.Chunk(updates, listMax) {
+		b.ids = b.ids[:0]
+		for _, u := range part {
+			b.ids = binary.LittleEndian.AppendUint64(b.ids, u.ID)
+			b.ids = binary.LittleEndian.AppendUint64(b.ids, uint64(u.Due))
+			b.ids = binary.LittleEndian.AppendUint64(b.ids, uint64(u.Attempts))
+		}
+		b.add(&Record{Kind: kindUpdate, Cursor: q.number, Body: b.ids})
+	}
+}
+
+// Suspect says that messages of q may stand in the topic's backlog too, with a
+// sequence below end: the process died in between. The note stays until the next
+// start, whatever becomes of the messages.
+func (b *JournalBatch) Suspect(q *JournalQueue, end uint64, ids []uint64) {
+	b.Use(q.Alone())
+	b.list(kindSuspect, q, binary.LittleEndian.AppendUint64(nil, end), ids)
+}
+
+// End says that q is gone, with all it had.
+func (b *JournalBatch) End(q *JournalQueue) { b.add(&Record{Kind: kindEnd, Cursor: q.number}) }
+
+// Define writes g down even if nothing mentions it: a birth, or a new name.
+func (b *JournalBatch) Define(g *JournalGroup) { b.forced = append(b.forced, g) }
+
+// essentials returns drafts of the records of b, which stand sealed from offset
+// on, that must not be lost when they could not be written: all but messages,
+// whose publishers are told.
+func (b *JournalBatch) essentials(offset int64, salt uint64) (drafts []byte) {
+	var r Record
+	keep := JournalBatch{}
+	for at := int64(0); at < int64(len(b.buf)); {
+		size, v := decode(b.buf[at:], &r, offset+at, salt)
+		if v != whole {
+			panic(fmt.Sprintf("BUG: mmapqueue: a batch reads as %d at %d of %d", v, at, len(b.buf)))
+		}
+		if r.Kind != KindPublish {
+			keep.add(&r)
+		}
+		at += size
+	}
+	return keep.buf
+}

@@ -1,0 +1,253 @@
+package mmapqueue
+
+import (
+	"cmp"
+	"encoding/binary"
+	"fmt"
+	"slices"
+)
+
+// Replay reads what an earlier run left:
+//
+//  1. hand the records of all segments, oldest first, to a replay, which keeps
+//     what lives: the messages of each queue, their attempts and due times;
+//  2. if a message named a group whose definition came later (the first ones
+//     were damaged), do it again with all groups known;
+//  3. sort each queue's messages by id: each producer's ids ascend, and a message
+//     that was copied out of an old segment keeps its place that way.
+//
+// A damaged record costs that record: a message, or a finish, whose messages
+// then come again. Replay comes before Start, and the bodies alias mappings that
+// Start gives up.
+func (j *Journal) Replay() (*Recovered, error) {
+	r := &replay{groups: map[uint32]groupDefinition{}}
+	if err := j.replay(r, j.o.Logf); err != nil {
+		return nil, err
+	}
+	if r.orphans > 0 {
+		if err := j.replay(r, func(string, ...any) {}); err != nil {
+			return nil, err
+		}
+	}
+	if r.orphans > 0 {
+		j.o.Logf("mmapqueue: journal in %s: %d messages name a group of queues that no record tells of", j.dir, r.orphans)
+	}
+	j.numbers.Store(max(j.numbers.Load(), r.number))
+	return r.recovered(j), nil
+}
+
+func (j *Journal) replay(r *replay, logf func(format string, args ...any)) error {
+	r.begin()
+	for _, s := range j.segments {
+		r.segment = s.number
+		damage, err := s.scan(j.o.FS, func(rec *Record) {
+			r.apply(rec)
+			j.sequence = rec.Sequence + 1
+		})
+		if s.mapping == nil && err != nil {
+			return fmt.Errorf("mmapqueue: map %s: %w", s.path, err)
+		}
+		if err != nil {
+			damage = append(damage, s.end)
+		}
+		for _, at := range damage {
+			logf("%v", &CorruptError{Segment: s.path, Offset: at, Cause: err})
+		}
+		s.damaged = s.damaged || len(damage) > 0
+		r.damaged += len(damage)
+	}
+	return nil
+}
+
+// Recovered is what lives in a journal.
+type Recovered struct {
+	Queues  []*RecoveredQueue // by number
+	Damaged int               // places where records should have been
+}
+
+// RecoveredQueue is one queue as the run that ended knew it.
+type RecoveredQueue struct {
+	Queue    *JournalQueue
+	Topic    string
+	Channel  string // "" for what the topic held back
+	Messages []RecoveredMessage
+	Finished []uint64 // sequences of the topic's backlog that the queue has finished
+	Suspects []Suspect
+}
+
+// Suspect is a message that may stand in the backlog as well, below a sequence.
+type Suspect struct{ ID, End uint64 }
+
+// RecoveredMessage is a message that was not finished.
+type RecoveredMessage struct {
+	ID        uint64
+	Timestamp int64
+	Due       int64 // ns, wall clock; 0 = at once
+	Attempts  uint16
+	Body      []byte // aliases the mapping of its segment
+	Segment   uint64 // where it stands: Release must not pass it while it lives
+}
+
+// replay keeps what lives while records go by.
+type replay struct {
+	groups  map[uint32]groupDefinition
+	orphans int    // messages whose group is unknown
+	number  uint32 // the highest that was mentioned
+	damaged int
+
+	queues  map[uint32]*replayQueue
+	segment uint64
+}
+
+type replayQueue struct {
+	topic, channel string
+	named, dead    bool
+	messages       map[uint64]*RecoveredMessage
+	finished       []uint64
+	suspects       []Suspect
+}
+
+func (r *replay) begin() {
+	r.queues = map[uint32]*replayQueue{}
+	r.orphans, r.damaged = 0, 0
+}
+
+func (r *replay) queue(number uint32) *replayQueue {
+	q := r.queues[number]
+	if q == nil {
+		q = &replayQueue{messages: map[uint64]*RecoveredMessage{}}
+		r.queues[number] = q
+	}
+	return q
+}
+
+func (r *replay) apply(rec *Record) {
+	r.number = max(r.number, rec.Cursor)
+	switch rec.Kind {
+	case KindPublish, KindPut:
+		r.publish(rec)
+	case kindGroup:
+		r.define(rec)
+	case kindFinish:
+		q := r.queue(rec.Cursor)
+		for id := range words(rec.Body) {
+			delete(q.messages, id)
+		}
+	case kindFinished:
+		q := r.queue(rec.Cursor)
+		for sequence := range words(rec.Body) {
+			q.finished = append(q.finished, sequence)
+		}
+	case kindUpdate:
+		q := r.queue(rec.Cursor)
+		for b := rec.Body; len(b) >= updateSize; b = b[updateSize:] {
+			if m := q.messages[binary.LittleEndian.Uint64(b)]; m != nil {
+				m.Due = int64(binary.LittleEndian.Uint64(b[8:]))
+				m.Attempts = uint16(binary.LittleEndian.Uint64(b[16:]))
+			}
+		}
+	case kindMove:
+		r.move(rec)
+	case kindEnd:
+		q := r.queue(rec.Cursor)
+		*q = replayQueue{dead: true, topic: q.topic, channel: q.channel}
+	case kindStart:
+		for _, q := range r.queues {
+			q.finished, q.suspects = nil, nil
+		}
+	case kindSuspect:
+		if q := r.queue(rec.Cursor); len(rec.Body) >= 8 {
+			end := binary.LittleEndian.Uint64(rec.Body)
+			for id := range words(rec.Body[8:]) {
+				q.suspects = append(q.suspects, Suspect{id, end})
+			}
+		}
+	}
+}
+
+// words yields the numbers in b.
+func words(b []byte) func(yield func(uint64) bool) {
+	return func(yield func(uint64) bool) {
+		for ; len(b) >= 8; b = b[8:] {
+			if !yield(binary.LittleEndian.Uint64(b)) {
+				return
+			}
+		}
+	}
+}
+
+func (r *replay) define(rec *Record) {
+	g, ok := parseGroup(rec.Body)
+	if !ok {
+		return
+	}
+	r.groups[rec.Cursor] = g
+	for _, d := range g.queues {
+		r.number = max(r.number, d.number)
+		q := r.queue(d.number)
+		q.topic, q.channel, q.named = g.topic, d.channel, true
+	}
+}
+
+func (r *replay) publish(rec *Record) {
+	g, ok := r.groups[rec.Cursor]
+	if !ok {
+		r.orphans++
+		return
+	}
+	for _, d := range g.queues {
+		m := &RecoveredMessage{
+			ID: rec.ID, Timestamp: rec.Timestamp, Due: rec.Due, Attempts: rec.Attempts,
+			Body: rec.Body, Segment: r.segment,
+		}
+		r.give(d.number, m)
+	}
+}
+
+// give makes m one of the queue's messages. One that was there already was
+// copied to stand in a younger segment.
+func (r *replay) give(number uint32, m *RecoveredMessage) {
+	if q := r.queue(number); !q.dead {
+		q.messages[m.ID] = m
+	}
+}
+
+func (r *replay) move(rec *Record) {
+	if len(rec.Body) < 8 {
+		return
+	}
+	from := r.queue(rec.Cursor)
+	g, ok := r.groups[uint32(binary.LittleEndian.Uint64(rec.Body))]
+	if !ok {
+		r.orphans++
+		return
+	}
+	for id := range words(rec.Body[8:]) {
+		m := from.messages[id]
+		if m == nil {
+			continue
+		}
+		delete(from.messages, id)
+		for _, d := range g.queues {
+			moved := *m
+			r.give(d.number, &moved)
+		}
+	}
+}
+
+func (r *replay) recovered(j *Journal) *Recovered {
+	out := &Recovered{Damaged: r.damaged}
+	for number, q := range r.queues {
+		if q.dead || !q.named {
+			continue
+		}
+		rq := &RecoveredQueue{Queue: j.adopt(number, q.topic, q.channel), Topic: q.topic, Channel: q.channel, Finished: q.finished, Suspects: q.suspects}
+		for _, m := range q.messages {
+			rq.Messages = append(rq.Messages, *m)
+		}
+		slices.SortFunc(rq.Messages, func(a, b RecoveredMessage) int { return cmp.Compare(a.ID, b.ID) })
+		out.Queues = append(out.Queues, rq)
+	}
+	slices.SortFunc(out.Queues, func(a, b *RecoveredQueue) int { return cmp.Compare(a.Queue.number, b.Queue.number) })
+	return out
+}

@@ -1,0 +1,180 @@
+package mmapqueue
+
+import (
+	"crypto/rand"
+	"encoding/binary"
+	"fmt"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/cespare/xxhash/v2"
+	"github.com/edsrzf/mmap-go"
+)
+
+// A journal segment is a file of fixed size that is used again and again, under
+// a new number and a new salt each time. It starts with two copies of its
+// header, in blocks of their own so that no torn or damaged sector takes both:
+//
+//	0                                               2048     4096
+//	├─ magic  number  salt  tail  sequence … checksum ─┬─ again ─┬─ records ──
+//
+//	0       8        16     24     32         40      56         64
+//	├───────┼────────┼──────┼──────┼──────────┼───────┼──────────┤
+//	│ magic │ number │ salt │ tail │ sequence │ zeros │ checksum │
+//	└───────┴────────┴──────┴──────┴──────────┴───────┴──────────┘
+//
+// sequence is that of the first record. tail is the lowest number that was
+// needed when the segment was begun: what is older is waiting to be used again,
+// whatever it may still hold. The name of the file means nothing.
+//
+// Records stand one behind the other. They end where no whole record follows:
+// what is left there of earlier uses was written under other salts.
+const (
+	journalMagic  = 0x014c4e524a515a00
+	journalCopy   = 2048
+	journalStart  = 4096
+	journalSuffix = ".journal"
+	journalHeader = 64
+)
+
+// journalSegment is one file of a journal. Its fields belong to Journal.mu, but
+// for those that only the writer uses.
+type journalSegment struct {
+	path   string // never changes
+	number uint64 // changes with each use
+	salt   uint64
+	tail   uint64
+	first  uint64 // sequence of the first record
+	size   int64
+
+	f      File  // the writer's; nil when it is not written
+	end    int64 // the writer's: where the next record goes
+	synced int64 // the writer's: end at the last sync
+
+	mapping mmap.MMap // while the journal is replayed
+	damaged bool      // kept under another name when it is done with
+}
+
+func journalPath(dir string, slot uint64) string {
+	return filepath.Join(dir, fmt.Sprintf("%06d%s", slot, journalSuffix))
+}
+
+// journalSlot returns the number in a file's name, which only keeps names apart.
+func journalSlot(name string) (slot uint64, ok bool) {
+	digits, ok := strings.CutSuffix(name, journalSuffix)
+	if !ok {
+		return 0, false
+	}
+	slot, err := strconv.ParseUint(digits, 10, 63)
+	return slot, err == nil
+}
+
+// renew gives s a new number and salt, and writes its header.
+func (s *journalSegment) renew(number, tail, sequence uint64) error {
+	var random [8]byte
+	rand.Read(random[:])
+	s.number, s.tail, s.first = number, tail, sequence
+	s.salt = binary.LittleEndian.Uint64(random[:])
+	s.end, s.synced, s.damaged = journalStart, 0, false
+	block := make([]byte, journalStart)
+	h := block[:journalHeader]
+	binary.LittleEndian.PutUint64(h, journalMagic)
+	binary.LittleEndian.PutUint64(h[8:], s.number)
+	binary.LittleEndian.PutUint64(h[16:], s.salt)
+	binary.LittleEndian.PutUint64(h[24:], s.tail)
+	binary.LittleEndian.PutUint64(h[32:], s.first)
+	binary.LittleEndian.PutUint64(h[56:], xxhash.Sum64(h[:56]))
+	copy(block[journalCopy:], h)
+	_, err := s.f.WriteAt(block, 0)
+	return err
+}
+
+// parseJournalHeader fills s from the first sound copy in block, and reports
+// whether there was one and whether both were.
+func (s *journalSegment) parseHeader(block []byte) (sound, both bool) {
+	both = true
+	for _, at := range [...]int{0, journalCopy} {
+		if len(block) < at+journalHeader {
+			return sound, false
+		}
+		h := block[at : at+journalHeader]
+		if binary.LittleEndian.Uint64(h) != journalMagic || binary.LittleEndian.Uint64(h[56:]) != xxhash.Sum64(h[:56]) {
+			both = false
+			continue
+		}
+		sound = true
+		s.number = binary.LittleEndian.Uint64(h[8:])
+		s.salt = binary.LittleEndian.Uint64(h[16:])
+		s.tail = binary.LittleEndian.Uint64(h[24:])
+		s.first = binary.LittleEndian.Uint64(h[32:])
+	}
+	return sound, sound && both
+}
+
+// load reads what a start has to know of the file. fresh says that it was never
+// used, foreign that it is no segment.
+func (s *journalSegment) load(disk FS) (fresh, foreign bool, err error) {
+	f, err := disk.Open(s.path, false)
+	if err != nil {
+		return false, false, err
+	}
+	defer f.Close()
+	if s.size, err = f.Size(); err != nil {
+		return false, false, err
+	}
+	block := make([]byte, journalStart)
+	n, _ := f.ReadAt(block, 0)
+	sound, both := s.parseHeader(block[:n])
+	if !sound {
+		for _, b := range block[:n] {
+			if b != 0 {
+				return false, true, nil
+			}
+		}
+		return true, false, nil
+	}
+	s.damaged = !both
+	return false, false, nil
+}
+
+// scan hands every whole record to f, in order, and finds the end. damage is
+// where records should have been.
+func (s *journalSegment) scan(disk FS, f func(r *Record)) (damage []int64, err error) {
+	if s.mapping == nil {
+		if s.mapping, err = disk.Map(s.path, s.size); err != nil {
+			return nil, err
+		}
+	}
+	m := s.mapping
+	s.end = journalStart
+	err = guard(m, func() {
+		var r Record
+		for offset, lost := s.end, int64(-1); offset < int64(len(m)); {
+			size, v := decode(m[offset:], &r, offset, s.salt)
+			if v != whole {
+				if lost < 0 {
+					lost = offset
+				}
+				offset = resync(m, offset, s.salt)
+				continue
+			}
+			if lost >= 0 {
+				damage, lost = append(damage, lost), -1
+			}
+			f(&r)
+			offset += size
+			s.end = offset
+		}
+	})
+	return damage, err
+}
+
+func (s *journalSegment) unmap() error {
+	m := s.mapping
+	s.mapping = nil
+	if m == nil {
+		return nil
+	}
+	return m.Unmap()
+}
