@@ -39,6 +39,8 @@ func sampleOf(t *testing.T, f config.Field) sample {
 		return sample{"json", `"json"`, `"text"`}
 	case *engine.MetricsDetail:
 		return sample{"node", `"node"`, `"off"`}
+	case *engine.Durability:
+		return sample{"process", `"process"`, `"disk"`}
 	case *engine.TLSRequired:
 		return sample{"tcp-https", `"tcp-https"`, `true`}
 	case *engine.TLSVersion:
