@@ -146,7 +146,7 @@ func upstreamTools(t *testing.T, dir string) string {
 }
 
 // TestLongFailover is TestFailover for two minutes at 20,000 messages a second,
-// with a daemon stopped every five seconds.
+// with a daemon ended every five seconds.
 func TestLongFailover(t *testing.T) {
 	for _, kind := range []string{kindZsq, kindUpstream} {
 		t.Run(kind, func(t *testing.T) { failover(t, kind, 5*time.Second, 2*time.Minute, 20_000) })
