@@ -236,7 +236,7 @@ func TestStarved(t *testing.T) {
 	})
 	cfg := calm()
 	cfg.MaxInFlight = 10
-	starved := make(chan bool, 10)
+	starved, finished := make(chan bool, 10), make(chan bool)
 	var r *nsq.Consumer
 	var held []*nsq.Message
 	r, _ = newConsumer(t, cfg, 1, func(m *nsq.Message) error {
@@ -247,6 +247,7 @@ func TestStarved(t *testing.T) {
 			for _, m := range held {
 				m.Finish()
 			}
+			close(finished)
 		}
 		return nil
 	})
@@ -256,6 +257,7 @@ func TestStarved(t *testing.T) {
 			t.Errorf("at message %d of 10: starved %v, want %v", n+1, got, want)
 		}
 	}
+	<-finished // or CLS would come between the FINs
 }
 
 // TestBodiesAreOurs keeps bodies: no later message, and no append to another one's,
