@@ -484,7 +484,7 @@ func TestConsumerBadServer(t *testing.T) {
 			}
 		})
 	}
-	f("closes", "IO error - EOF", func(*fakeConn) {})
+	f("closes", "IO error - ", func(*fakeConn) {})
 	f("never speaks again", "IO error", (*fakeConn).drain)
 	f("refuses SUB", "protocol error - E_BAD_TOPIC", func(c *fakeConn) { c.send(nsq.FrameTypeError, "E_BAD_TOPIC") })
 	f("sends garbage", "IO error - ", func(c *fakeConn) { c.raw("\xde\xad\xbe\xef garbage, and more"); c.drain() })
