@@ -54,7 +54,7 @@ func (a *Arena) nextMark() uint64 {
 // for the caller to fill; they start on an 8-byte boundary and hold anything.
 // One reference to the chunk goes along with the Ref.
 //
-// It never fails for want of budget: callers look at Pool.Over and hold their
+// It never fails for want of budget: callers look at Pool.Used and hold their
 // clients back. It panics when the system refuses memory, and when n is not in
 // [0, MaxLen].
 func (a *Arena) Alloc(n int) (Ref, []byte) {

@@ -114,8 +114,8 @@ type Pool struct {
 	bigFree int64 // bytes in bigWarm
 }
 
-// NewPool returns an empty pool that considers itself over budget when it has
-// handed out more than budgetBytes bytes of chunks; 0 or less means no limit. A
+// NewPool returns an empty pool. Budget will tell budgetBytes, the bytes of chunks
+// that its users mean to stay within; 0 or less means no limit. A
 // pool has no Close: it lives as long as the process.
 func NewPool(budgetBytes int64) *Pool {
 	p := &Pool{budget: max(budgetBytes, 0)}

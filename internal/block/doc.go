@@ -19,7 +19,7 @@
 // another goroutine by anything that synchronises, together with the reference
 // it stands for. Whoever writes the bytes does so before that.
 //
-// The package enforces no budget. It says when one is exceeded (Pool.Over), and
+// The package enforces no budget. It says what is in use of one (Pool.Used), and
 // the callers stop reading, spill to disk or refuse.
 //
 // Addresses are never given back to the system, only the memory behind them
