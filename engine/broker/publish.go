@@ -409,7 +409,7 @@ func (b *Broker) PublishForeign(t *Topic, bodies [][]byte, dueWallNs int64) erro
 	waits := 0
 	if v.group != nil && v.needsJournal(refs, room) {
 		batch := b.journal.Batch()
-		b.journalMessages(batch, v, refs, room, nil)
+		b.journalMessages(batch, t, v, refs, room, nil)
 		b.journal.Submit(batch, func(err error) { result <- err })
 		waits++
 	}
