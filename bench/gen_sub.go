@@ -5,6 +5,8 @@ package main
 import (
 	"encoding/binary"
 	"fmt"
+
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -43,6 +45,24 @@ func (g *generator) addConsumer(number int) error {
 		return err
 	}
 	return c.watch(s)
+}
+
+// addStalled adds a subscriber that takes its share and never reads it. Its
+// socket's buffer is as small as the kernel allows.
+func (g *generator) addStalled() error {
+	c, err := g.dial(heartbeatMs)
+	if err != nil {
+		return err
+	}
+	g.stuck = append(g.stuck, c)
+	err = unix.SetsockoptInt(c.fd, unix.SOL_SOCKET, unix.SO_RCVBUF, 1)
+	if err == nil {
+		err = c.ask([]byte("SUB " + g.topic(0) + " " + g.load.channel(0) + "\n"))
+	}
+	if err != nil {
+		return fmt.Errorf("stalled subscriber: %w", err)
+	}
+	return c.tell(fmt.Appendf(nil, "RDY %d\n", readyCount))
 }
 
 func (s *consumer) socket() *conn { return s.conn }
