@@ -145,17 +145,10 @@ func (g *generator) hangUp() {
 	for _, h := range g.handlers {
 		_ = unix.Close(h.socket().fd)
 	}
-	g.handlers, g.producers, g.consumers = nil, nil, nil
-	g.dropStalled()
-}
-
-// dropStalled closes the connections that never read. What they were sent comes
-// again to others.
-func (g *generator) dropStalled() {
 	for _, c := range g.stuck {
 		_ = unix.Close(c.fd)
 	}
-	g.stuck = nil
+	g.handlers, g.producers, g.consumers, g.stuck = nil, nil, nil, nil
 }
 
 func (g *generator) nowNs() int64 { return int64(time.Since(g.base)) }
@@ -357,6 +350,11 @@ const handshakeTimeout = 5 * time.Second
 
 // dial connects, sends the magic and IDENTIFY and reads the answer.
 func (g *generator) dial(heartbeatMs int) (*conn, error) {
+	return g.dialAs(g.load, heartbeatMs)
+}
+
+// dialAs is dial with what another load asks for in IDENTIFY.
+func (g *generator) dialAs(l load, heartbeatMs int) (*conn, error) {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("socket: %w", err)
@@ -375,10 +373,10 @@ func (g *generator) dial(heartbeatMs int) (*conn, error) {
 		err = nil
 	}
 	if err == nil {
-		err = c.ask(append([]byte(magic), identify(heartbeatMs, g.load)...))
+		err = c.ask(append([]byte(magic), identify(heartbeatMs, l)...))
 	}
 	if err == nil {
-		err = c.upgrade(g.load)
+		err = c.upgrade(l)
 	}
 	if err != nil {
 		_ = unix.Close(fd)

@@ -5,6 +5,7 @@ package main
 import (
 	"encoding/binary"
 	"fmt"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -48,9 +49,12 @@ func (g *generator) addConsumer(number int) error {
 }
 
 // addStalled adds a subscriber that takes its share and never reads it. Its
-// socket's buffer is as small as the kernel allows.
-func (g *generator) addStalled() error {
-	c, err := g.dial(heartbeatMs)
+// socket's buffer is as small as the kernel allows. Closing it would not bring
+// the messages back, for a broker leaves them to their time-out; so that is short.
+func (g *generator) addStalled(timeout time.Duration) error {
+	l := g.load
+	l.timeoutMs = int(timeout.Milliseconds())
+	c, err := g.dialAs(l, heartbeatMs)
 	if err != nil {
 		return err
 	}

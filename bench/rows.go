@@ -409,6 +409,10 @@ type figure struct {
 // stacks grow, the kernel sizes its socket buffers.
 const warmUp = 300 * time.Millisecond
 
+// stalledAfter is how long after the measurement the messages of a subscriber
+// that never reads time out. They come to the others then.
+const stalledAfter = 2 * time.Second
+
 // run runs the cell once against b.
 func (c cell) run(ctx context.Context, b *broker, measure time.Duration) (f figure, err error) {
 	switch c.mode {
@@ -435,7 +439,7 @@ func (c cell) run(ctx context.Context, b *broker, measure time.Duration) (f figu
 		}
 	}
 	for range c.load.stalled {
-		if err := g.addStalled(); err != nil {
+		if err := g.addStalled(warmUp + measure + stalledAfter); err != nil {
 			return f, err
 		}
 	}
@@ -471,7 +475,6 @@ func (c cell) run(ctx context.Context, b *broker, measure time.Duration) (f figu
 	f.quantiles(g.latencies)
 
 	g.publishing = false
-	g.dropStalled()
 	if err := g.runUntil(g.complete); err != nil {
 		return f, err
 	}
