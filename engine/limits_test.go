@@ -88,6 +88,34 @@ func TestReapedHTTP(t *testing.T) {
 	}
 }
 
+// TestConnectionMemory has clients send more of a command than connections may
+// buffer. Each of them is told so, and those that need little are served.
+func TestConnectionMemory(t *testing.T) {
+	t.Parallel()
+	o := options(t)
+	o.MaxMsgSize, o.MaxBodySize = 4<<20, 4<<20
+	o.ConnectionMemoryLimit = 128 << 10
+	e := start(t, o)
+	small := greet(t, e, pub("t", "before"))
+	small.want("OK")
+	much := strings.Repeat("x", 600<<10)
+	const why = "connections have no memory left"
+	for _, c := range []struct{ command, want string }{
+		{"PUB t\n" + size(3<<20), "E_PUB_FAILED PUB failed " + why},
+		{"DPUB t 5\n" + size(3<<20), "E_DPUB_FAILED DPUB failed " + why},
+		{"MPUB t\n" + size(3<<20) + size(1) + size(2<<20), "E_MPUB_FAILED MPUB failed " + why},
+		{"IDENTIFY\n" + size(3<<20), "E_IDENTIFY_FAILED IDENTIFY failed " + why},
+		{"AUTH\n" + size(3<<20), "E_AUTH_ERROR AUTH error " + why},
+	} {
+		glutton := greet(t, e, pub("t", "x"))
+		glutton.want("OK")
+		glutton.send(pub("t", "y") + c.command + much)
+		glutton.want("OK", c.want, ended)
+		small.send(pub("t", "meanwhile"))
+		small.want("OK")
+	}
+}
+
 // TestLimitsOfNames shows what is said when there are as many topics, or
 // channels of a topic, as the options allow.
 func TestLimitsOfNames(t *testing.T) {
