@@ -1,6 +1,7 @@
 package engine_test
 
 import (
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -215,6 +216,45 @@ func TestConnectionLimit(t *testing.T) {
 	case <-time.After(patience):
 		t.Error("a request waits though another connection has gone")
 	}
+}
+
+// TestLongHead has a request line longer than a head may be.
+func TestLongHead(t *testing.T) {
+	e := start(t, options(t))
+	f := func(bytes, want int) {
+		t.Helper()
+		resp, err := http.Get("http://" + e.HTTPAddr().String() + "/ping?" + strings.Repeat("x", bytes))
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != want {
+			t.Errorf("a query of %d bytes: status %d, want %d", bytes, resp.StatusCode, want)
+		}
+	}
+	f(60<<10, http.StatusOK)
+	f(100<<10, http.StatusRequestHeaderFieldsTooLarge)
+}
+
+// TestManyTopicsOfAProducer publishes to more topics over one connection than are
+// counted for it.
+func TestManyTopicsOfAProducer(t *testing.T) {
+	e := start(t, options(t))
+	p := greet(t, e)
+	for i := range 70 {
+		p.send(pub(fmt.Sprint("t", i), "x"))
+		p.want("OK")
+	}
+	f := func(topic string, want bool) {
+		t.Helper()
+		text := get(t, e, "/stats?format=json&topic="+topic)
+		if got := strings.Contains(text, `"pub_counts":[{"topic":"`+topic+`","count":1}]`); got != want {
+			t.Errorf("%s is counted: %t, want %t\n%s", topic, got, want, text)
+		}
+	}
+	f("t0", true)
+	f("t63", true)
+	f("t64", false)
 }
 
 // TestMemoryOfBodies has more bytes in HTTP bodies than there may be.
