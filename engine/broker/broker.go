@@ -60,7 +60,7 @@ type Broker struct {
 	closing atomic.Bool
 	helpers sync.WaitGroup // refillers and pumps
 
-	journal  *mmapqueue.Journal // nil in memory mode; set by Open
+	journal  *mmapqueue.Journal // set by Open; nil before
 	keepFrom atomic.Uint64      // journal segments from here on are kept; messages in older ones must move; 0: all may stay
 	trimming atomic.Bool
 	trim     sync.Mutex // one trimJournal at a time
@@ -142,7 +142,10 @@ func (b *Broker) directory(name string, incarnation uint64) string {
 
 func (b *Broker) newTopic(name, dir string) *Topic {
 	t := &Topic{b: b, name: name, ephemeral: strings.HasSuffix(name, ephemeralSuffix)}
-	t.writer.init(b, dir)
+	if b.journal != nil && !t.ephemeral {
+		t.mode.Store(int32(b.opts.Durability))
+	}
+	t.writer.init(b, dir, &t.mode)
 	t.locals = make([]topicLocal, len(b.shards))
 	t.setView(&view{hold: t.newQueue("")})
 	return t

@@ -161,10 +161,12 @@ func (v *view) needsJournal(refs []block.Ref, room []memory) bool {
 
 // journalMessages adds messages for all queues of v, less those that go to the
 // backlog of a queue anyhow. A batch with deferred messages is written for all:
-// these stay in memory, whatever the queue does. ids is scratch.
+// these stay in memory, whatever the queue does. The messages are marked as the
+// journal's, which for those queues nobody looks at. ids is scratch.
 func (b *Broker) journalMessages(batch *mmapqueue.JournalBatch, v *view, refs []block.Ref, room []memory, ids []uint64) []uint64 {
 	batch.Use(v.group)
-	for _, r := range refs {
+	for i, r := range refs {
+		refs[i].Aux |= auxJournal
 		frame := frameOf(b.pool, r)
 		id, _ := wire.FrameID(frame)
 		batch.Message(v.group, id, wire.FrameTimestamp(frame), dueOf(b.pool, r), 0, wire.FrameBody(frame))
@@ -185,7 +187,7 @@ func (s *Shard) done(l *channelLocal, r block.Ref, id uint64) {
 	switch {
 	case r.Aux&auxSequence != 0:
 		l.goneBelow = append(l.goneBelow, sequenceOf(s.b.pool, r))
-	case l.c.q.journal != nil:
+	case r.Aux&auxJournal != 0 && l.c.q.journal != nil:
 		l.gone = append(l.gone, id)
 	}
 }
@@ -196,17 +198,32 @@ func (s *Shard) forgotten(l *channelLocal, r block.Ref) {
 	s.done(l, r, id)
 }
 
-// updated notes the attempts of a message that is given back.
-func (s *Shard) updated(l *channelLocal, r block.Ref, id uint64) {
-	if l.c.q.journal != nil && r.Aux&auxSequence == 0 {
+// updated notes the attempts of a message that is given back, and returns its
+// descriptor.
+func (s *Shard) updated(l *channelLocal, r block.Ref, id uint64) block.Ref {
+	if r.Aux&auxJournal == 0 {
+		return s.secured(l.c, r, 0)
+	}
+	if l.c.q.journal != nil {
 		l.updates = append(l.updates, mmapqueue.JournalUpdate{ID: id, Attempts: uint16(r.Aux & auxAttempts)})
 	}
+	return r
 }
 
-// journalCopy writes a message that was copied into a younger chunk, unless the
-// backlog has it.
+// secured returns a message's descriptor, and writes the message if it stands
+// nowhere though its topic's mode wants it to: it is older than the mode.
+func (s *Shard) secured(c *Channel, r block.Ref, dueWallNs int64) block.Ref {
+	if r.Aux&(auxSequence|auxJournal) == 0 && c.q.durable() {
+		s.b.put(s.toJournal(), c.q, r, dueWallNs)
+		r.Aux |= auxJournal
+	}
+	return r
+}
+
+// journalCopy writes a message that was copied into a younger chunk, if it is the
+// journal's.
 func (s *Shard) journalCopy(c *Channel, r block.Ref, dueWallNs int64) {
-	if c.q.journal != nil && r.Aux&auxSequence == 0 {
+	if r.Aux&auxJournal != 0 && c.q.journal != nil {
 		s.b.put(s.toJournal(), c.q, r, dueWallNs)
 	}
 }
@@ -215,14 +232,16 @@ func (s *Shard) journalCopy(c *Channel, r block.Ref, dueWallNs int64) {
 // its descriptor. In the journal's modes it is the backlog's no longer: the due
 // time would be lost there.
 func (s *Shard) journalPut(c *Channel, r block.Ref, dueWallNs int64) block.Ref {
-	if c.q.journal == nil {
+	if c.q.journal == nil || r.Aux&auxJournal == 0 && !c.q.durable() {
 		return r
 	}
 	s.b.put(s.toJournal(), c.q, r, dueWallNs)
 	if r.Aux&auxSequence != 0 {
 		s.sources = append(s.sources, source{q: c.q, sequences: []uint64{sequenceOf(s.b.pool, r)}, replaced: true})
 	}
-	return dropSequence(r)
+	r = dropSequence(r)
+	r.Aux |= auxJournal
+	return r
 }
 
 func (b *Broker) put(batch *mmapqueue.JournalBatch, q *queue, r block.Ref, dueWallNs int64) {
@@ -236,7 +255,7 @@ func (s *Shard) gather() {
 	for _, l := range s.touched {
 		q := l.c.q
 		if len(l.goneBelow) > 0 {
-			if q.journal != nil {
+			if q.durable() {
 				s.toJournal().FinishBacklog(q.journal, l.goneBelow)
 			}
 			if !q.ephemeral {
@@ -326,7 +345,7 @@ func (b *Broker) finishBelow(q *queue, sequences []uint64) {
 
 // finishInJournal tells the journal that records in q's backlog are finished.
 func (b *Broker) finishInJournal(q *queue, sequences []uint64) {
-	if q.journal != nil {
+	if q.durable() {
 		batch := b.journal.Batch()
 		batch.FinishBacklog(q.journal, sequences)
 		b.journal.Submit(batch, nil)
@@ -338,7 +357,7 @@ func (b *Broker) finishInJournal(q *queue, sequences []uint64) {
 func (b *Broker) adoptJob(j *job) error {
 	var batch *mmapqueue.JournalBatch
 	for _, n := range j.want {
-		if n.q.journal == nil {
+		if !n.q.durable() {
 			continue
 		}
 		for _, r := range j.refs[n.from:] {
@@ -354,6 +373,7 @@ func (b *Broker) adoptJob(j *job) error {
 	if batch == nil {
 		return nil
 	}
+	j.adopted = true
 	return b.submitAndWait(batch)
 }
 
@@ -367,7 +387,7 @@ func (b *Broker) submitAndWait(batch *mmapqueue.JournalBatch) error {
 // journal's: they go on to other queues, and the journal tells of that. It returns
 // their descriptors; when the journal fails they stay what they are.
 func (b *Broker) adoptRead(q *queue, refs []block.Ref) {
-	if len(refs) == 0 || q.journal == nil || q.owner.Load() != nil {
+	if len(refs) == 0 || !q.durable() || q.owner.Load() != nil {
 		return
 	}
 	batch := b.journal.Batch()
@@ -378,7 +398,7 @@ func (b *Broker) adoptRead(q *queue, refs []block.Ref) {
 		frame := frameOf(b.pool, r)
 		id, _ := wire.FrameID(frame)
 		adopted[i] = store(f.arena, id, wire.FrameTimestamp(frame), dueOf(b.pool, r), wire.FrameBody(frame))
-		adopted[i].Aux |= r.Aux & auxAttempts
+		adopted[i].Aux |= r.Aux&auxAttempts | auxJournal
 		b.put(batch, q, r, dueOf(b.pool, r))
 	}
 	f.mu.Unlock()
@@ -426,7 +446,7 @@ func (b *Broker) finishJournaled(q *queue, refs []block.Ref) {
 	}
 	var ids []uint64
 	for _, r := range refs {
-		if r.Aux&auxSequence == 0 {
+		if r.Aux&auxJournal != 0 {
 			id, _ := wire.FrameID(frameOf(b.pool, r))
 			ids = append(ids, id)
 		}
@@ -446,9 +466,19 @@ func (b *Broker) carried(j *job, n want) {
 	if j.from == nil {
 		b.finishBelow(n.q, b.sequences(refs))
 	}
-	if n.q.journal != nil {
+	if n.q.journal == nil {
+		return
+	}
+	var ids []uint64
+	for _, r := range refs {
+		if r.Aux&auxJournal != 0 && n.journaled || r.Aux&auxSequence != 0 && j.adopted {
+			id, _ := wire.FrameID(frameOf(b.pool, r))
+			ids = append(ids, id)
+		}
+	}
+	if len(ids) > 0 {
 		batch := b.journal.Batch()
-		batch.Finish(n.q.journal, b.idsOf(refs))
+		batch.Finish(n.q.journal, ids)
 		b.journal.Submit(batch, nil)
 	}
 }
@@ -481,11 +511,18 @@ func (b *Broker) segment() uint64 {
 
 // journalFailed returns why a publish would not be safe now.
 func (t *Topic) journalFailed() error {
-	if t.b.journal == nil || t.ephemeral {
+	if !t.durable() {
 		return nil
 	}
 	return t.b.journal.Err()
 }
+
+// durable reports whether the topic's messages stand in the journal while they are
+// in memory. It is false for an ephemeral topic, and without a journal.
+func (t *Topic) durable() bool { return t.mode.Load() >= int32(DurabilityProcess) }
+
+// durable reports whether that is so for what is put into q.
+func (q *queue) durable() bool { return q.journal != nil && q.topic.durable() }
 
 // kickTrim has the journal looked over, soon.
 func (b *Broker) kickTrim() {
@@ -594,7 +631,7 @@ func (f *foreign) copyOld(batch *mmapqueue.JournalBatch, q *queue, refs []block.
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for i, r := range refs {
-		if r.Aux&auxSequence != 0 || f.b.pool.MarkOf(r.Chunk) >= keep {
+		if r.Aux&auxJournal == 0 || f.b.pool.MarkOf(r.Chunk) >= keep {
 			continue
 		}
 		refs[i] = copyWhole(f.arena, f.b.pool, r)

@@ -21,6 +21,7 @@ type Topic struct {
 	ephemeral bool
 	view      atomic.Pointer[view]
 	exiting   atomic.Bool
+	mode      atomic.Int32 // a Durability; memory without a journal
 	messages  atomic.Uint64
 	bytes     atomic.Uint64
 	writer    writer
@@ -41,7 +42,7 @@ type view struct {
 	hold     *queue     // not nil: messages wait here, counted by its gate
 
 	// What the journal knows these queues by; nil where it needs not.
-	group  *mmapqueue.JournalGroup // of hold, or of the channels
+	group  *mmapqueue.JournalGroup // of hold, or of the channels, if publishes are to stand there
 	onward *mmapqueue.JournalGroup // of the channels, while there is a hold
 }
 
@@ -99,11 +100,16 @@ func (t *Topic) setView(v *view) {
 				queues = append(queues, c.q.journal)
 			}
 		}
-		if len(queues) > 0 {
+		switch {
+		case v.hold != nil:
+			if len(queues) > 0 {
+				v.onward = t.b.journal.NewGroup(queues)
+			}
+			if t.durable() {
+				v.group = v.hold.journal.Alone()
+			}
+		case len(queues) > 0 && t.durable():
 			v.group = t.b.journal.NewGroup(queues)
-		}
-		if v.hold != nil {
-			v.group, v.onward = v.hold.journal.Alone(), v.group
 		}
 	}
 	t.view.Store(v)
