@@ -125,10 +125,16 @@ type JournalBatch struct {
 	groups []*JournalGroup // that the records mention
 	forced []*JournalGroup // to be written in any case
 	anew   bool            // to begin a segment
+	sync   bool            // see Sync
+	flush  bool            // see Journal.Flush
 	done   func(err error)
 	err    error
 	ids    []byte // scratch
 }
+
+// Sync asks for the batch to be on the disk before it is answered. Batches that
+// do not ask never wait for the disk.
+func (b *JournalBatch) Sync() { b.sync = true }
 
 // Empty reports whether nothing was added yet.
 func (b *JournalBatch) Empty() bool { return len(b.buf) == 0 && len(b.forced) == 0 }
@@ -278,6 +284,10 @@ func cutName(b []byte) (name string, rest []byte, ok bool) {
 	}
 	return string(b[2:n]), b[n:], true
 }
+
+// Flush has the batch's done hear of what could not be written before it, too, as
+// [Journal.Flush] does.
+func (b *JournalBatch) Flush() { b.flush = true }
 
 // Anew has the batch, and what is submitted behind it, written to a new segment:
 // whoever has said in it all that counts may give up the older ones.

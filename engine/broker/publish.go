@@ -322,7 +322,7 @@ func (f *foreign) move(t *Topic, v *view, refs []block.Ref) {
 			b.finishJournaled(v.hold, part)
 		case v.onward != nil && t.durable(): // older than the mode
 			batch := b.journal.Batch()
-			b.journalMessages(batch, &view{group: v.onward, hold: v.hold}, part, nil, nil)
+			b.journalMessages(batch, t, &view{group: v.onward, hold: v.hold}, part, nil, nil)
 			b.journal.Submit(batch, nil)
 			clear(room)
 		}
@@ -414,7 +414,7 @@ func (b *Broker) PublishForeign(t *Topic, bodies [][]byte, dueWallNs int64) erro
 	waits := 0
 	if v.group != nil && v.needsJournal(refs, room) {
 		batch := b.journal.Batch()
-		b.journalMessages(batch, v, refs, room, nil)
+		b.journalMessages(batch, t, v, refs, room, nil)
 		b.journal.Submit(batch, func(err error) { result <- err })
 		waits++
 	}

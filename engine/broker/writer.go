@@ -219,7 +219,7 @@ func (w *writer) replace(j *job) {
 
 // sync makes what was written durable, if that is the mode.
 func (w *writer) sync() error {
-	if w.mode.Load() != int32(DurabilityDisk) {
+	if w.mode.Load() < int32(DurabilityDisk) {
 		return nil
 	}
 	return w.log.Sync()
