@@ -185,6 +185,9 @@ func (j *Journal) Start() {
 // [JournalOptions] says.
 func (j *Journal) SetSegmentBytes(n int64) { j.segmentBytes.Store(n) }
 
+// SegmentBytes returns the size of the next segment.
+func (j *Journal) SegmentBytes() int64 { return j.segmentBytes.Load() }
+
 // start is the batch that ends what was replayed.
 func (j *Journal) start() *JournalBatch {
 	b := j.Batch()

@@ -80,12 +80,16 @@ func (s *Shard) journalRound() {
 	s.gather()
 	s.room = s.room[:0]
 	m := s.b.memory()
-	durable := false
+	durable := len(s.unborn) > 0
 	for _, t := range s.topics {
 		l := &t.locals[s.index]
 		l.view, l.roomAt = nil, len(s.room)
 		if t.exiting.Load() {
 			continue
+		}
+		if t.unborn.Load() {
+			s.unborn = append(s.unborn, &t.unborn)
+			durable = true
 		}
 		l.view = t.enter(len(l.batch))
 		s.room = l.view.decide(s.room, m)
@@ -102,7 +106,12 @@ func (s *Shard) journalRound() {
 	for _, p := range waiters {
 		p.pending++
 	}
-	s.submit(&ticket{waiters: waiters, shard: s})
+	t := &ticket{waiters: waiters, shard: s}
+	if len(s.unborn) > 0 {
+		t.births, s.unborn = s.unborn, nil
+		s.toJournal().Flush() // the births stand before it
+	}
+	s.submit(t)
 }
 
 // enter returns the view for a batch of n messages, which it counts in at the
@@ -319,7 +328,9 @@ func (s *Shard) submit(t *ticket) {
 			}
 		}
 		if t != nil {
-			t.err = err
+			if t.err = err; err == nil {
+				t.births.settle()
+			}
 			s.post(mail{ticket: t})
 		}
 	})
@@ -496,9 +507,10 @@ func (b *Broker) carried(j *job, n want) {
 	}
 }
 
-// born writes down that there is a queue.
-func (b *Broker) born(q *queue) {
-	if q.journal != nil {
+// renamed writes down a queue's new name, if there is somebody's message under the
+// old one.
+func (b *Broker) renamed(q *queue) {
+	if q.known.Load() {
 		batch := b.journal.Batch()
 		batch.Define(q.journal.Alone())
 		b.journal.Submit(batch, nil)
@@ -507,7 +519,7 @@ func (b *Broker) born(q *queue) {
 
 // end writes down that a queue is gone.
 func (b *Broker) end(q *queue) {
-	if q.journal != nil {
+	if q.known.Load() {
 		batch := b.journal.Batch()
 		batch.End(q.journal)
 		if q.topic.syncs() {
@@ -559,7 +571,8 @@ func (b *Broker) kickTrim() {
 //  2. What was copied out of old chunks has been submitted before these were
 //     let go: it is written when the journal is flushed.
 //  3. Backlogs are synced that finished something which only the journal knows.
-//  4. Then what is older is not needed.
+//  4. What is told of topics stays until it is saved elsewhere, or is told again.
+//  5. Then what is older is not needed.
 func (b *Broker) trimJournal() {
 	j := b.journal
 	if j == nil {
@@ -569,9 +582,18 @@ func (b *Broker) trimJournal() {
 	defer b.trim.Unlock()
 	count, _ := j.Segments()
 	if count > 1 {
-		b.pool.SetMark(j.Segment())
+		current := j.Segment()
+		b.pool.SetMark(current)
 		oldest := b.pool.OldestMark()
-		if j.Flush() == nil {
+		if !b.marking.Load() {
+			oldest = current // no message in memory was ever the journal's
+		}
+		b.desk.mu.Lock()
+		if since := b.desk.since; since != 0 {
+			oldest = min(oldest, since)
+		}
+		b.desk.mu.Unlock()
+		if b.retell() == nil && j.Flush() == nil {
 			for _, t := range b.Topics() {
 				oldest = t.settleOwed(oldest)
 			}
@@ -584,7 +606,7 @@ func (b *Broker) trimJournal() {
 	if budget == 0 {
 		budget = max(journalBudget, 2*b.pool.Used())
 	}
-	if most := budget / b.opts.Journal.SegmentBytes; int64(count) > most+1 {
+	if most := budget / j.SegmentBytes(); int64(count) > most+1 {
 		keep = j.Segment() - uint64(most/2)
 	}
 	b.keepFrom.Store(keep)
@@ -614,12 +636,13 @@ func (t *Topic) settleOwed(limit uint64) uint64 {
 }
 
 // renew copies what a queue holds in old chunks into younger ones, when it cannot
-// go to the backlog because of what is there already. It runs in the order of the
+// go to the backlog because of what is there already, and writes what the journal
+// should have by the topic's mode and has not. It runs in the order of the
 // writer, and nobody else pushes: the queue is draining, and overflowing.
 func (t *Topic) renew(q *queue) {
 	b := t.b
 	keep := b.keepFrom.Load()
-	if keep == 0 || q.journal == nil {
+	if keep == 0 && !t.securing || q.journal == nil {
 		return
 	}
 	b.onAll(func(*Shard) {})
@@ -647,6 +670,11 @@ func (f *foreign) copyOld(batch *mmapqueue.JournalBatch, q *queue, refs []block.
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for i, r := range refs {
+		if r.Aux&(auxJournal|auxSequence) == 0 && q.durable() {
+			f.b.put(batch, q, r, dueOf(f.b.pool, r))
+			refs[i].Aux |= auxJournal
+			continue
+		}
 		if r.Aux&auxJournal == 0 || f.b.pool.MarkOf(r.Chunk) >= keep {
 			continue
 		}

@@ -428,6 +428,9 @@ func (b *Broker) PublishForeign(t *Topic, bodies [][]byte, dueWallNs int64) erro
 	for range waits {
 		err = errors.Join(err, <-result)
 	}
+	if t.unborn.Load() {
+		err = errors.Join(err, b.Settle())
+	}
 	return err
 }
 

@@ -48,6 +48,7 @@ type Shard struct {
 	room    []memory                // by topic and queue; see decide
 	scratch []uint64
 	sources []source
+	unborn  births // that the round waits for
 
 	mailMu  sync.Mutex
 	mailbox []mail

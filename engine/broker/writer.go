@@ -35,6 +35,7 @@ type ticket struct {
 	waiters []*Publisher
 	shard   *Shard     // told through its mail
 	result  chan error // or a foreign publisher
+	births  births     // that are written when it is
 	err     error
 }
 
