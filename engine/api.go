@@ -91,7 +91,7 @@ func (a api) CreateTopic(name string) error {
 		return httpErrors(err)
 	}
 	a.e.peers.await(t) // as upstream, whose topic has its channels when this is answered
-	return nil
+	return a.e.broker.Settle()
 }
 
 // HasTopic reports whether there is such a topic.
@@ -104,7 +104,7 @@ func (a api) DeleteTopic(name string) error {
 
 // EmptyTopic drops what the topic itself holds.
 func (a api) EmptyTopic(name string) error {
-	return a.withTopic(name, func(t *broker.Topic) error { t.Empty(); return nil })
+	return a.withTopic(name, (*broker.Topic).Empty)
 }
 
 // PauseTopic pauses or unpauses a topic and writes that down.
@@ -115,8 +115,10 @@ func (a api) PauseTopic(name string, paused bool) error {
 // CreateChannel creates a channel of a topic that exists.
 func (a api) CreateChannel(topic, channel string) error {
 	return a.withTopic(topic, func(t *broker.Topic) error {
-		_, err := t.Channel(channel)
-		return err
+		if _, err := t.Channel(channel); err != nil {
+			return err
+		}
+		return a.e.broker.Settle()
 	})
 }
 
@@ -132,7 +134,7 @@ func (a api) EmptyChannel(topic, channel string) error {
 
 // PauseChannel pauses or unpauses a channel and writes that down.
 func (a api) PauseChannel(topic, channel string, paused bool) error {
-	return a.persisted(a.withChannel(topic, channel, func(c *broker.Channel) { c.SetPaused(paused) }))
+	return a.persisted(a.withChannel(topic, channel, func(c *broker.Channel) error { c.SetPaused(paused); return nil }))
 }
 
 // Health returns the last disk error.
@@ -146,19 +148,22 @@ func (a api) withTopic(name string, f func(t *broker.Topic) error) error {
 	return httpErrors(f(t))
 }
 
-func (a api) withChannel(topic, channel string, f func(c *broker.Channel)) error {
+func (a api) withChannel(topic, channel string, f func(c *broker.Channel) error) error {
 	return a.withTopic(topic, func(t *broker.Topic) error {
 		c := t.Find(channel)
 		if c == nil {
 			return broker.ErrChannelNotFound
 		}
-		f(c)
-		return nil
+		return f(c)
 	})
 }
 
-// persisted writes nsqd.dat before a change is answered.
+// persisted has a change written before it is answered, in the journal and, as
+// upstream, in nsqd.dat.
 func (a api) persisted(err error) error {
+	if err == nil {
+		err = a.e.broker.Settle()
+	}
 	if err != nil {
 		return httpErrors(err)
 	}

@@ -282,6 +282,8 @@ func (c *conn) subscribe(topic, channel string) (werr *wire.Error, exiting bool)
 		return wire.SubFailed(err.Error()), errors.Is(err, broker.ErrExiting)
 	}
 	sub.SetNear(c.near())
+	c.op = wire.OpSub
+	c.h.shard.AwaitBirth(&c.pub, ch)
 	c.sub = sub
 	c.shut = true
 	c.state = stateSubscribed

@@ -46,7 +46,7 @@ type conn struct {
 	last *broker.Topic // of the last publish
 	pubs []pubCount
 	auth *clientAuth // nil before AUTH
-	op   wire.Op     // of the last publish, for its error
+	op   wire.Op     // of the last publish or SUB, for its error
 
 	oks     int    // OK frames owed, before answers
 	answers []byte // frames owed
@@ -93,7 +93,11 @@ func (c *conn) Accepted(err error) {
 	}
 	if err != nil {
 		// The OKs that are owed cover refused messages as well.
-		c.oks, c.answers = 0, wire.AppendError(c.answers[:0], wire.PublishFailed(c.op, err))
+		werr := wire.PublishFailed(c.op, err)
+		if c.op == wire.OpSub {
+			werr = wire.SubFailed(err.Error())
+		}
+		c.oks, c.answers = 0, wire.AppendError(c.answers[:0], werr)
 		c.closing = true
 	}
 	c.flushAnswers()

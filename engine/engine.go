@@ -168,6 +168,7 @@ func (e *Engine) openBroker() error {
 		MaxChannels:         e.opts.MaxChannels,
 		DataPath:            e.dataPath(),
 		Durability:          broker.Durability(e.opts.Durability),
+		Unload:              e.opts.ExportUpstream != "",
 		Journal: mmapqueue.JournalOptions{
 			FS:   e.system.disk,
 			Logf: func(format string, args ...any) { e.log.printf(LogError, format, args...) },

@@ -14,7 +14,8 @@ import (
 	"github.com/zsqio/zsq/internal/wire"
 )
 
-// metadata keeps nsqd.dat: the topics and channels, and which are paused.
+// metadata keeps nsqd.dat: the topics and channels, and which are paused. The broker's
+// journal has what became of them since it was written.
 type metadata struct {
 	path string
 	e    *Engine
@@ -24,7 +25,7 @@ type metadata struct {
 	mu   sync.Mutex // one write at a time
 }
 
-// A change is written at once, for until then the death of the process undoes it.
+// A change is written at once, for until then the journal keeps what tells of it.
 // Behind a write there is a pause that keeps the writing to a twentieth of the time,
 // however many topics there are.
 const (
@@ -96,6 +97,7 @@ func (m *metadata) stop() {
 func (m *metadata) write() error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	mark := m.e.broker.NewsMark()
 	file := metaFile{Version: Version}
 	for _, t := range m.e.broker.Topics() {
 		if wire.IsEphemeral(t.Name()) || t.Exiting() {
@@ -113,7 +115,23 @@ func (m *metadata) write() error {
 	if err != nil {
 		return err
 	}
-	return replaceFile(m.path, b)
+	if err := replaceFile(m.path, b); err != nil {
+		return err
+	}
+	if err := syncDir(filepath.Dir(m.path)); err != nil {
+		return err
+	}
+	m.e.broker.NewsSaved(mark)
+	return nil
+}
+
+// syncDir makes the names in a directory durable.
+func syncDir(path string) error {
+	d, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
 }
 
 // replaceFile writes a file so that it is, at any instant, whole: the old or

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -65,9 +66,10 @@ type Journal struct {
 	dir string
 	o   JournalOptions
 
-	numbers atomic.Uint32 // the last number given to a queue or group
-	segment atomic.Uint64 // number of the segment that the next record goes to, or of one before it
-	failure atomic.Pointer[error]
+	segmentBytes atomic.Int64  // of the next segment
+	numbers      atomic.Uint32 // the last number given to a queue or group
+	segment      atomic.Uint64 // number of the segment that the next record goes to, or of one before it
+	failure      atomic.Pointer[error]
 
 	mu       sync.Mutex
 	wake     sync.Cond
@@ -103,6 +105,7 @@ func OpenJournal(dir string, o JournalOptions) (*Journal, error) {
 	o.defaults()
 	j := &Journal{dir: dir, o: o, next: 1, sequence: 1}
 	j.wake.L = &j.mu
+	j.segmentBytes.Store(o.SegmentBytes)
 	if err := o.FS.MkdirAll(dir); err != nil {
 		return nil, fmt.Errorf("mmapqueue: open journal: %w", err)
 	}
@@ -173,8 +176,17 @@ func (j *Journal) Start() {
 		}
 	}
 	j.ended.Go(j.run)
-	j.Submit(j.start(), nil)
+	if len(j.segments) > 0 { // or there is nothing to end, and no file needs to be made
+		j.Submit(j.start(), nil)
+	}
 }
+
+// SetSegmentBytes gives the segments that are begun from now on another size than
+// [JournalOptions] says.
+func (j *Journal) SetSegmentBytes(n int64) { j.segmentBytes.Store(n) }
+
+// SegmentBytes returns the size of the next segment.
+func (j *Journal) SegmentBytes() int64 { return j.segmentBytes.Load() }
 
 // start is the batch that ends what was replayed.
 func (j *Journal) start() *JournalBatch {
@@ -411,7 +423,7 @@ func (r *journalRun) add(b *JournalBatch) error {
 		return nil
 	}
 	j := r.j
-	if j.open == nil || j.open.end+r.need(b, false) > j.open.size {
+	if j.open == nil || b.anew || j.open.end+r.need(b, false) > j.open.size {
 		r.write()
 		if err := j.roll(r.need(b, true)); err != nil {
 			return err
@@ -595,7 +607,7 @@ func (j *Journal) roll(need int64) error {
 	if j.open != nil {
 		j.leave()
 	}
-	size := max(j.o.SegmentBytes, journalStart+need)
+	size := max(j.segmentBytes.Load(), journalStart+need)
 	j.mu.Lock()
 	var s *journalSegment
 	if at := slices.IndexFunc(j.spares, func(s *journalSegment) bool { return s.f == nil && !s.damaged && s.size >= size }); at >= 0 {
@@ -664,7 +676,7 @@ func (j *Journal) Release(number uint64) {
 }
 
 func (j *Journal) reusable(s *journalSegment) bool {
-	return s.size == j.o.SegmentBytes && !s.damaged
+	return s.size == j.segmentBytes.Load() && !s.damaged
 }
 
 func (j *Journal) discard(gone []*journalSegment) {
@@ -713,9 +725,9 @@ func (j *Journal) Close() error {
 	return firstErr(err, j.Err())
 }
 
-// Remove closes the journal and deletes its files: everything in it is finished
-// or safe elsewhere.
-func (j *Journal) Remove() error {
+// CloseFrom closes the journal and deletes its files, but for those from the given
+// number on: everything in the others is finished or safe elsewhere.
+func (j *Journal) CloseFrom(number uint64) error {
 	err := j.Close()
 	for _, s := range j.spares {
 		s.damaged = false
@@ -723,8 +735,18 @@ func (j *Journal) Remove() error {
 	// In this order: a message goes before what says that it is finished, and
 	// what is not needed before what says so.
 	j.discard(j.spares)
-	j.discard(j.segments)
-	j.segments, j.spares = nil, nil
+	n := 0
+	for n < len(j.segments) && j.segments[n].number < number {
+		n++
+	}
+	j.discard(j.segments[:n])
+	j.segments, j.spares = j.segments[n:], nil
+	return err
+}
+
+// Remove is [Journal.CloseFrom] for a journal of which nothing is needed.
+func (j *Journal) Remove() error {
+	err := j.CloseFrom(math.MaxUint64)
 	j.o.FS.Remove(j.dir) // fails when evidence lies there
 	return err
 }

@@ -21,6 +21,8 @@ import (
 //	end       queue     none: the queue is gone with all it had
 //	start     0         none: finished and suspect records before this one are done with
 //	suspect   queue     a sequence, and ids that may stand in the backlog before it as well
+//	empty     queue     none: all messages of the queue before this record are gone
+//	news      what      topic, and channel if it is of one: what became of it; see [News]
 //
 // The body of a group is, with its lengths in 2 bytes and its numbers in 4:
 //
@@ -29,8 +31,10 @@ import (
 //	└────────┴───────┴────────┴────────┴─────────┘
 //
 // An update takes 24 bytes (id, due, attempts, each in 8); a move has 8 bytes for
-// the group in front of its ids, a suspect for the sequence. Each group stands in every segment that mentions it,
-// twice, so that one damaged record does not cost more than itself.
+// the group in front of its ids, a suspect for the sequence. Each group stands in
+// every segment that mentions it, twice, so that one damaged record does not cost
+// more than itself. In news the topic's and the channel's name stand behind their
+// lengths in 2 bytes each, and the value is the record's id.
 
 // A JournalQueue is what a journal knows of a channel's queue, or of what a topic
 // holds back. Its number is not used for another.
@@ -98,19 +102,7 @@ type queueDefinition struct {
 
 // parseGroup reads what define wrote.
 func parseGroup(b []byte) (g groupDefinition, ok bool) {
-	name := func(at int) (string, bool) {
-		if len(b) < at+2 {
-			return "", false
-		}
-		n := int(binary.LittleEndian.Uint16(b[at:]))
-		if len(b) < at+2+n {
-			return "", false
-		}
-		s := string(b[at+2 : at+2+n])
-		b = b[at+2+n:]
-		return s, true
-	}
-	if g.topic, ok = name(0); !ok {
+	if g.topic, b, ok = cutName(b); !ok {
 		return g, false
 	}
 	for len(b) > 0 {
@@ -118,7 +110,7 @@ func parseGroup(b []byte) (g groupDefinition, ok bool) {
 			return g, false
 		}
 		q := queueDefinition{number: binary.LittleEndian.Uint32(b)}
-		if q.channel, ok = name(4); !ok {
+		if q.channel, b, ok = cutName(b[4:]); !ok {
 			return g, false
 		}
 		g.queues = append(g.queues, q)
@@ -132,6 +124,7 @@ type JournalBatch struct {
 	buf    []byte          // drafts
 	groups []*JournalGroup // that the records mention
 	forced []*JournalGroup // to be written in any case
+	anew   bool            // to begin a segment
 	sync   bool            // see Sync
 	flush  bool            // see Journal.Flush
 	done   func(err error)
@@ -234,6 +227,71 @@ func (b *JournalBatch) Suspect(q *JournalQueue, end uint64, ids []uint64) {
 	b.Use(q.Alone())
 	b.list(kindSuspect, q, binary.LittleEndian.AppendUint64(nil, end), ids)
 }
+
+// EmptyQueue says that all messages of q of which a record was submitted before are gone.
+// What its backlog holds is not meant.
+func (b *JournalBatch) EmptyQueue(q *JournalQueue) { b.add(&Record{Kind: kindEmpty, Cursor: q.number}) }
+
+// NewsKind says what became of a topic or channel.
+type NewsKind uint32
+
+// The kinds of news. A death is that of everything in it.
+const (
+	Birth      NewsKind = 1
+	Death      NewsKind = 2
+	Paused     NewsKind = 3
+	Unpaused   NewsKind = 4
+	Durability NewsKind = 5 // a topic's, as its user counts them
+)
+
+// News is what became of a topic, or of a channel.
+type News struct {
+	Kind    NewsKind
+	Topic   string
+	Channel string // "" if it is of the topic itself
+	Value   uint64 // of a topic's birth or Durability, for the user
+}
+
+// News writes down what became of a topic or channel.
+func (b *JournalBatch) News(n News) {
+	b.ids = b.ids[:0]
+	for _, name := range [...]string{n.Topic, n.Channel} {
+		b.ids = binary.LittleEndian.AppendUint16(b.ids, uint16(len(name)))
+		b.ids = append(b.ids, name...)
+	}
+	b.add(&Record{Kind: kindNews, Cursor: uint32(n.Kind), ID: n.Value, Body: b.ids})
+}
+
+// parseNews reads what News wrote.
+func parseNews(r *Record) (n News, ok bool) {
+	n.Kind, n.Value = NewsKind(r.Cursor), r.ID
+	rest := r.Body
+	if n.Topic, rest, ok = cutName(rest); !ok || n.Topic == "" {
+		return n, false
+	}
+	n.Channel, _, ok = cutName(rest)
+	return n, ok
+}
+
+// cutName reads a name behind its length.
+func cutName(b []byte) (name string, rest []byte, ok bool) {
+	if len(b) < 2 {
+		return "", nil, false
+	}
+	n := 2 + int(binary.LittleEndian.Uint16(b))
+	if len(b) < n {
+		return "", nil, false
+	}
+	return string(b[2:n]), b[n:], true
+}
+
+// Flush has the batch's done hear of what could not be written before it, too, as
+// [Journal.Flush] does.
+func (b *JournalBatch) Flush() { b.flush = true }
+
+// Anew has the batch, and what is submitted behind it, written to a new segment:
+// whoever has said in it all that counts may give up the older ones.
+func (b *JournalBatch) Anew() { b.anew = true }
 
 // End says that q is gone, with all it had.
 func (b *JournalBatch) End(q *JournalQueue) { b.add(&Record{Kind: kindEnd, Cursor: q.number}) }

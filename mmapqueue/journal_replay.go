@@ -61,8 +61,26 @@ func (j *Journal) replay(r *replay, logf func(format string, args ...any)) error
 
 // Recovered is what lives in a journal.
 type Recovered struct {
-	Queues  []*RecoveredQueue // by number
-	Damaged int               // places where records should have been
+	Queues  []*RecoveredQueue          // by number
+	Topics  map[string]*RecoveredTopic // of which there is news, by name
+	Damaged int                        // places where records should have been
+}
+
+// RecoveredTopic is the last news of a topic and its channels. The journal may begin
+// in the middle of their lives: then only what has changed since is known.
+type RecoveredTopic struct {
+	Whole      bool // it was born, or has died, under the journal's eyes: there is no more to it than stands here
+	Dead       bool
+	Value      uint64 // of its birth
+	Paused     *bool
+	Durability *uint64
+	Channels   map[string]*RecoveredChannel
+}
+
+// RecoveredChannel is the last news of a channel.
+type RecoveredChannel struct {
+	Dead   bool
+	Paused *bool // nil: not known
 }
 
 // RecoveredQueue is one queue as the run that ended knew it.
@@ -96,6 +114,8 @@ type replay struct {
 	damaged int
 
 	queues  map[uint32]*replayQueue
+	byTopic map[string][]*replayQueue // those whose name is known
+	topics  map[string]*RecoveredTopic
 	segment uint64
 }
 
@@ -109,6 +129,8 @@ type replayQueue struct {
 
 func (r *replay) begin() {
 	r.queues = map[uint32]*replayQueue{}
+	r.byTopic = map[string][]*replayQueue{}
+	r.topics = map[string]*RecoveredTopic{}
 	r.orphans, r.damaged = 0, 0
 }
 
@@ -149,8 +171,13 @@ func (r *replay) apply(rec *Record) {
 	case kindMove:
 		r.move(rec)
 	case kindEnd:
-		q := r.queue(rec.Cursor)
-		*q = replayQueue{dead: true, topic: q.topic, channel: q.channel}
+		r.queue(rec.Cursor).end()
+	case kindEmpty:
+		clear(r.queue(rec.Cursor).messages)
+	case kindNews:
+		if n, ok := parseNews(rec); ok {
+			r.news(&n)
+		}
 	case kindStart:
 		for _, q := range r.queues {
 			q.finished, q.suspects = nil, nil
@@ -162,6 +189,64 @@ func (r *replay) apply(rec *Record) {
 				q.suspects = append(q.suspects, Suspect{id, end})
 			}
 		}
+	}
+}
+
+// end forgets all that a queue has, for good.
+func (q *replayQueue) end() {
+	*q = replayQueue{dead: true, named: q.named, topic: q.topic, channel: q.channel}
+}
+
+// news applies what became of a topic or a channel. A death takes the queues of that
+// name along: the process may have died before it could end them one by one.
+func (r *replay) news(n *News) {
+	t := r.topics[n.Topic]
+	if t == nil {
+		t = &RecoveredTopic{Channels: map[string]*RecoveredChannel{}}
+		r.topics[n.Topic] = t
+	}
+	if n.Channel != "" {
+		r.newsOfChannel(t, n)
+		return
+	}
+	switch n.Kind {
+	case Birth, Death:
+		*t = RecoveredTopic{Whole: true, Dead: n.Kind == Death, Value: n.Value, Channels: map[string]*RecoveredChannel{}}
+		if n.Kind == Birth {
+			t.Paused = new(bool)
+		}
+		for _, q := range r.byTopic[n.Topic] {
+			if n.Kind == Death {
+				q.end()
+			}
+		}
+	case Paused, Unpaused:
+		paused := n.Kind == Paused
+		t.Paused = &paused
+	case Durability:
+		t.Durability = &n.Value
+	}
+}
+
+func (r *replay) newsOfChannel(t *RecoveredTopic, n *News) {
+	c := t.Channels[n.Channel]
+	if c == nil {
+		c = &RecoveredChannel{}
+		t.Channels[n.Channel] = c
+	}
+	switch n.Kind {
+	case Birth:
+		*c = RecoveredChannel{Paused: new(bool)}
+	case Death:
+		*c = RecoveredChannel{Dead: true}
+		for _, q := range r.byTopic[n.Topic] {
+			if q.channel == n.Channel {
+				q.end()
+			}
+		}
+	case Paused, Unpaused:
+		paused := n.Kind == Paused
+		c.Paused = &paused
 	}
 }
 
@@ -185,6 +270,9 @@ func (r *replay) define(rec *Record) {
 	for _, d := range g.queues {
 		r.number = max(r.number, d.number)
 		q := r.queue(d.number)
+		if !q.named {
+			r.byTopic[g.topic] = append(r.byTopic[g.topic], q)
+		}
 		q.topic, q.channel, q.named = g.topic, d.channel, true
 	}
 }
@@ -236,7 +324,7 @@ func (r *replay) move(rec *Record) {
 }
 
 func (r *replay) recovered(j *Journal) *Recovered {
-	out := &Recovered{Damaged: r.damaged}
+	out := &Recovered{Damaged: r.damaged, Topics: r.topics}
 	for number, q := range r.queues {
 		if q.dead || !q.named {
 			continue

@@ -27,11 +27,13 @@ const (
 	kindEnd      Kind = 8
 	kindStart    Kind = 9
 	kindSuspect  Kind = 10
+	kindNews     Kind = 11
+	kindEmpty    Kind = 12
 )
 
 // known reports whether a record can be of kind k. (A backlog holds the first
 // two only; another cannot be found there, for its checksum would be wrong.)
-func (k Kind) known() bool { return k-KindPublish <= kindSuspect-KindPublish }
+func (k Kind) known() bool { return k-KindPublish <= kindEmpty-KindPublish }
 
 // Record is one entry of a log.
 type Record struct {

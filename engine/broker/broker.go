@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -28,6 +27,7 @@ type Options struct {
 	Log                 mmapqueue.Options // for the backlogs
 	Durability          Durability        // what the death of the process may take
 	Journal             mmapqueue.JournalOptions
+	Unload              bool         // Close leaves everything in the backlogs, nothing in the journal
 	JournalBudget       int64        // bytes that the journal may take before old messages make way; 0: by the memory in use
 	Wall                func() int64 // wall clock, ns
 	Waker               Waker
@@ -53,15 +53,20 @@ type Broker struct {
 	ids     ids
 	idMark  uint64 // ids from here on are for a later run; see ExtendIDMark
 
-	mu      sync.Mutex // creation and deletion of topics
-	topics  directory
-	count   int         // of topics; under mu
-	limited atomic.Bool // the limits hold: the restore is over
-	closing atomic.Bool
-	helpers sync.WaitGroup // refillers and pumps
+	mu       sync.Mutex // creation and deletion of topics
+	topics   directory
+	count    int         // of topics; under mu
+	limited  atomic.Bool // the limits hold: the restore is over
+	closing  atomic.Bool
+	leavings leavings       // of Close
+	helpers  sync.WaitGroup // refillers and pumps
 
-	journal  *mmapqueue.Journal // nil in memory mode; set by Open
-	keepFrom atomic.Uint64      // journal segments from here on are kept; messages in older ones must move; 0: all may stay
+	journal  *mmapqueue.Journal // set by Open; nil before
+	desk     newsDesk
+	news     map[string]*mmapqueue.RecoveredTopic // what the journal told; until EndRestore
+	restored map[string]bool                      // topics of news that Restore has seen
+	marking  atomic.Bool                          // messages in memory may stand in the journal: it is kept as the marks say
+	keepFrom atomic.Uint64                        // journal segments from here on are kept; messages in older ones must move; 0: all may stay
 	trimming atomic.Bool
 	trim     sync.Mutex // one trimJournal at a time
 
@@ -72,6 +77,9 @@ type Broker struct {
 
 // backlogsDir is the folder of all topics' backlogs in the data path.
 const backlogsDir = "zsq"
+
+// A journal without messages has small segments.
+const journalSegmentSmall = 1 << 20
 
 // What a journal takes by default; the budget is at least twice the memory that
 // messages use, so that what is written again is less than what is new.
@@ -125,10 +133,11 @@ func (b *Broker) Topic(name string) (*Topic, error) {
 	if most := b.opts.MaxTopics; most > 0 && b.count >= most && b.limited.Load() {
 		return nil, ErrTooManyTopics
 	}
-	t := b.newTopic(name, b.directory(name, b.ids.take(1)))
-	b.born(t.hold())
+	incarnation := b.ids.take(1)
+	t := b.newTopic(name, b.directory(name, incarnation))
+	t.incarnation = incarnation
 	t.waiting = b.opts.Created != nil && b.opts.Created(t)
-	b.topics.set(name, t)
+	b.tell(t, mmapqueue.News{Kind: mmapqueue.Birth, Value: incarnation}, &t.unborn, func() { b.topics.set(name, t) })
 	b.count++
 	b.changed(name, t.ephemeral)
 	return t, nil
@@ -141,8 +150,20 @@ func (b *Broker) directory(name string, incarnation uint64) string {
 }
 
 func (b *Broker) newTopic(name, dir string) *Topic {
-	t := &Topic{b: b, name: name, ephemeral: strings.HasSuffix(name, ephemeralSuffix)}
-	t.writer.init(b, dir)
+	t := &Topic{b: b, name: name, ephemeral: isEphemeral(name)}
+	if b.journal != nil && !t.ephemeral {
+		d, own := b.inherited(name)
+		if !own {
+			d = b.opts.Durability
+		}
+		if b.opts.MemQueueSize == 0 {
+			d = max(d, DurabilityProcess)
+		}
+		t.own.Store(own)
+		t.mode.Store(int32(d))
+		b.durable(d)
+	}
+	t.writer.init(b, dir, &t.mode)
 	t.locals = make([]topicLocal, len(b.shards))
 	t.setView(&view{hold: t.newQueue("")})
 	return t
@@ -174,7 +195,7 @@ func (b *Broker) endTopic(t *Topic) {
 	}
 	channels := v.channels
 	v.channels = nil
-	t.setView(&v)
+	b.tell(t, mmapqueue.News{Kind: mmapqueue.Death}, nil, func() { t.setView(&v) })
 	t.mu.Unlock()
 	for _, c := range channels {
 		c.delete()
@@ -221,9 +242,8 @@ func (b *Broker) deleteChannel(t *Topic, c *Channel) {
 	v.channels = slices.DeleteFunc(slices.Clone(v.channels), func(x *Channel) bool { return x == c })
 	if len(v.channels) == 0 && v.hold == nil {
 		v.hold = t.newQueue("")
-		t.b.born(v.hold) // or the journal would know of no queue of the topic
 	}
-	t.setView(&v)
+	b.tell(t, mmapqueue.News{Kind: mmapqueue.Death, Channel: c.name}, nil, func() { t.setView(&v) })
 	// Under mu, so that no channel comes into a topic that goes.
 	last := t.ephemeral && len(v.channels) == 0 && !t.exiting.Swap(true)
 	t.mu.Unlock()

@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"errors"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -16,6 +17,7 @@ type Channel struct {
 	q         *queue
 	paused    atomic.Bool
 	exiting   atomic.Bool
+	unborn    atomic.Bool // its birth is not written yet
 	clients   atomic.Int64
 	deleting  sync.Once
 
@@ -36,12 +38,14 @@ type Channel struct {
 }
 
 func (t *Topic) newChannel(name string) *Channel {
-	c := &Channel{topic: t, name: name, ephemeral: strings.HasSuffix(name, ephemeralSuffix)}
+	c := &Channel{topic: t, name: name, ephemeral: isEphemeral(name)}
 	c.locals = make([]atomic.Pointer[channelLocal], len(t.b.shards))
 	return c
 }
 
 const ephemeralSuffix = "#ephemeral"
+
+func isEphemeral(name string) bool { return strings.HasSuffix(name, ephemeralSuffix) }
 
 // Name returns the channel's name.
 func (c *Channel) Name() string { return c.name }
@@ -54,37 +58,44 @@ func (c *Channel) Paused() bool { return c.paused.Load() }
 
 // SetPaused pauses or unpauses deliveries. Time-outs and due times go on.
 func (c *Channel) SetPaused(paused bool) {
-	if c.paused.Swap(paused) == paused {
+	t := c.topic
+	t.mu.Lock()
+	if c.exiting.Load() || c.paused.Load() == paused {
+		t.mu.Unlock()
 		return
 	}
+	t.b.tell(t, mmapqueue.News{Kind: pauseNews(paused), Channel: c.name}, nil, func() { c.paused.Store(paused) })
+	t.mu.Unlock()
 	if !paused {
-		c.topic.b.wakeAll(c)
+		t.b.wakeAll(c)
 	}
 	c.topic.b.changed(c.topic.name, c.ephemeral || c.topic.ephemeral)
 }
 
 // Empty drops everything the channel holds: waiting, deferred and in flight. It
-// returns after every loop has done its part, and must not be called on a loop.
-func (c *Channel) Empty() {
+// returns after every loop has done its part and a crash brings nothing of it back,
+// or with what keeps that from being so. It must not be called on a loop.
+func (c *Channel) Empty() error {
 	b := c.topic.b
+	b.emptied(c.q)
 	queue := func(*mmapqueue.Backlog) { c.q.empty(b) }
-	// The queue goes first, or the subscribers would be given what is in it as
-	// soon as their hands are empty; and last, for what a loop had in hand.
-	c.topic.writer.inOrder(queue)
-	b.onAll(func(s *Shard) {
+	locals := func(s *Shard) {
 		if l := c.locals[s.index].Load(); l != nil {
 			s.emptyLocal(l)
 		}
-	})
-	b.onAll(func(*Shard) {}) // those rounds have ended, and told what is gone
-	if b.journal != nil {
-		batch := b.journal.Batch()
-		if c.topic.syncs() {
-			batch.Sync()
-		}
-		_ = b.submitAndWait(batch) // an error is in Health, and what was told is kept
 	}
+	// The queue goes first, or the subscribers would be given what is in it as
+	// soon as their hands are empty; and last, for what a loop had in hand.
 	c.topic.writer.inOrder(queue)
+	b.onAll(locals)
+	b.onAll(locals)          // what was in the mail
+	b.onAll(func(*Shard) {}) // those rounds have ended, and told what is gone
+	err := c.topic.settle()
+	c.topic.writer.inOrder(func(log *mmapqueue.Backlog) {
+		queue(log)
+		err = errors.Join(err, keepEmpty(log))
+	})
+	return err
 }
 
 // delete ends the channel after it has left the topic's view. It returns when

@@ -19,4 +19,6 @@ var (
 	ErrTooManyChannels = errors.New("channels of the topic exceed limit")
 	// ErrTooManyConsumers says that the channel's consumer limit is reached.
 	ErrTooManyConsumers = errors.New("consumers exceed limit")
+	// ErrEphemeral says that the topic is never more than in memory.
+	ErrEphemeral = errors.New("topic is ephemeral")
 )

@@ -80,12 +80,16 @@ func (s *Shard) journalRound() {
 	s.gather()
 	s.room = s.room[:0]
 	m := s.b.memory()
-	durable := false
+	durable := len(s.unborn) > 0
 	for _, t := range s.topics {
 		l := &t.locals[s.index]
 		l.view, l.roomAt = nil, len(s.room)
 		if t.exiting.Load() {
 			continue
+		}
+		if t.unborn.Load() {
+			s.unborn = append(s.unborn, &t.unborn)
+			durable = true
 		}
 		l.view = t.enter(len(l.batch))
 		s.room = l.view.decide(s.room, m)
@@ -102,7 +106,12 @@ func (s *Shard) journalRound() {
 	for _, p := range waiters {
 		p.pending++
 	}
-	s.submit(&ticket{waiters: waiters, shard: s})
+	t := &ticket{waiters: waiters, shard: s}
+	if len(s.unborn) > 0 {
+		t.births, s.unborn = s.unborn, nil
+		s.toJournal().Flush() // the births stand before it
+	}
+	s.submit(t)
 }
 
 // enter returns the view for a batch of n messages, which it counts in at the
@@ -161,17 +170,19 @@ func (v *view) needsJournal(refs []block.Ref, room []memory) bool {
 
 // syncs reports whether what is accepted for the topic has to survive a loss of
 // power.
-func (t *Topic) syncs() bool { return t.b.opts.Durability == DurabilityDisk }
+func (t *Topic) syncs() bool { return t.mode.Load() >= int32(DurabilityDisk) }
 
 // journalMessages adds messages for all queues of v, less those that go to the
 // backlog of a queue anyhow. A batch with deferred messages is written for all:
-// these stay in memory, whatever the queue does. ids is scratch.
+// these stay in memory, whatever the queue does. The messages are marked as the
+// journal's, which for those queues nobody looks at. ids is scratch.
 func (b *Broker) journalMessages(batch *mmapqueue.JournalBatch, t *Topic, v *view, refs []block.Ref, room []memory, ids []uint64) []uint64 {
 	batch.Use(v.group)
 	if t.syncs() {
 		batch.Sync()
 	}
-	for _, r := range refs {
+	for i, r := range refs {
+		refs[i].Aux |= auxJournal
 		frame := frameOf(b.pool, r)
 		id, _ := wire.FrameID(frame)
 		batch.Message(v.group, id, wire.FrameTimestamp(frame), dueOf(b.pool, r), 0, wire.FrameBody(frame))
@@ -192,7 +203,7 @@ func (s *Shard) done(l *channelLocal, r block.Ref, id uint64) {
 	switch {
 	case r.Aux&auxSequence != 0:
 		l.goneBelow = append(l.goneBelow, sequenceOf(s.b.pool, r))
-	case l.c.q.journal != nil:
+	case r.Aux&auxJournal != 0 && l.c.q.journal != nil:
 		l.gone = append(l.gone, id)
 	}
 }
@@ -203,17 +214,32 @@ func (s *Shard) forgotten(l *channelLocal, r block.Ref) {
 	s.done(l, r, id)
 }
 
-// updated notes the attempts of a message that is given back.
-func (s *Shard) updated(l *channelLocal, r block.Ref, id uint64) {
-	if l.c.q.journal != nil && r.Aux&auxSequence == 0 {
+// updated notes the attempts of a message that is given back, and returns its
+// descriptor.
+func (s *Shard) updated(l *channelLocal, r block.Ref, id uint64) block.Ref {
+	if r.Aux&auxJournal == 0 {
+		return s.secured(l.c, r, 0)
+	}
+	if l.c.q.journal != nil {
 		l.updates = append(l.updates, mmapqueue.JournalUpdate{ID: id, Attempts: uint16(r.Aux & auxAttempts)})
 	}
+	return r
 }
 
-// journalCopy writes a message that was copied into a younger chunk, unless the
-// backlog has it.
+// secured returns a message's descriptor, and writes the message if it stands
+// nowhere though its topic's mode wants it to: it is older than the mode.
+func (s *Shard) secured(c *Channel, r block.Ref, dueWallNs int64) block.Ref {
+	if r.Aux&(auxSequence|auxJournal) == 0 && c.q.durable() {
+		s.b.put(s.toJournal(), c.q, r, dueWallNs)
+		r.Aux |= auxJournal
+	}
+	return r
+}
+
+// journalCopy writes a message that was copied into a younger chunk, if it is the
+// journal's.
 func (s *Shard) journalCopy(c *Channel, r block.Ref, dueWallNs int64) {
-	if c.q.journal != nil && r.Aux&auxSequence == 0 {
+	if r.Aux&auxJournal != 0 && c.q.journal != nil {
 		s.b.put(s.toJournal(), c.q, r, dueWallNs)
 	}
 }
@@ -222,14 +248,16 @@ func (s *Shard) journalCopy(c *Channel, r block.Ref, dueWallNs int64) {
 // its descriptor. In the journal's modes it is the backlog's no longer: the due
 // time would be lost there.
 func (s *Shard) journalPut(c *Channel, r block.Ref, dueWallNs int64) block.Ref {
-	if c.q.journal == nil {
+	if c.q.journal == nil || r.Aux&auxJournal == 0 && !c.q.durable() {
 		return r
 	}
 	s.b.put(s.toJournal(), c.q, r, dueWallNs)
 	if r.Aux&auxSequence != 0 {
 		s.sources = append(s.sources, source{q: c.q, sequences: []uint64{sequenceOf(s.b.pool, r)}, replaced: true})
 	}
-	return dropSequence(r)
+	r = dropSequence(r)
+	r.Aux |= auxJournal
+	return r
 }
 
 func (b *Broker) put(batch *mmapqueue.JournalBatch, q *queue, r block.Ref, dueWallNs int64) {
@@ -246,7 +274,7 @@ func (s *Shard) gather() {
 	for _, l := range s.touched {
 		q := l.c.q
 		if len(l.goneBelow) > 0 {
-			if q.journal != nil {
+			if q.durable() {
 				s.toJournal().FinishBacklog(q.journal, l.goneBelow)
 			}
 			if !q.ephemeral {
@@ -300,7 +328,9 @@ func (s *Shard) submit(t *ticket) {
 			}
 		}
 		if t != nil {
-			t.err = err
+			if t.err = err; err == nil {
+				t.births.settle()
+			}
 			s.post(mail{ticket: t})
 		}
 	})
@@ -336,7 +366,7 @@ func (b *Broker) finishBelow(q *queue, sequences []uint64) {
 
 // finishInJournal tells the journal that records in q's backlog are finished.
 func (b *Broker) finishInJournal(q *queue, sequences []uint64) {
-	if q.journal != nil {
+	if q.durable() {
 		batch := b.journal.Batch()
 		batch.FinishBacklog(q.journal, sequences)
 		b.journal.Submit(batch, nil)
@@ -348,7 +378,7 @@ func (b *Broker) finishInJournal(q *queue, sequences []uint64) {
 func (b *Broker) adoptJob(j *job) error {
 	var batch *mmapqueue.JournalBatch
 	for _, n := range j.want {
-		if n.q.journal == nil {
+		if !n.q.durable() {
 			continue
 		}
 		for _, r := range j.refs[n.from:] {
@@ -364,6 +394,7 @@ func (b *Broker) adoptJob(j *job) error {
 	if batch == nil {
 		return nil
 	}
+	j.adopted = true
 	return b.submitAndWait(batch)
 }
 
@@ -377,7 +408,7 @@ func (b *Broker) submitAndWait(batch *mmapqueue.JournalBatch) error {
 // journal's: they go on to other queues, and the journal tells of that. It returns
 // their descriptors; when the journal fails they stay what they are.
 func (b *Broker) adoptRead(q *queue, refs []block.Ref) {
-	if len(refs) == 0 || q.journal == nil || q.owner.Load() != nil {
+	if len(refs) == 0 || !q.durable() || q.owner.Load() != nil {
 		return
 	}
 	batch := b.journal.Batch()
@@ -388,7 +419,7 @@ func (b *Broker) adoptRead(q *queue, refs []block.Ref) {
 		frame := frameOf(b.pool, r)
 		id, _ := wire.FrameID(frame)
 		adopted[i] = store(f.arena, id, wire.FrameTimestamp(frame), dueOf(b.pool, r), wire.FrameBody(frame))
-		adopted[i].Aux |= r.Aux & auxAttempts
+		adopted[i].Aux |= r.Aux&auxAttempts | auxJournal
 		b.put(batch, q, r, dueOf(b.pool, r))
 	}
 	f.mu.Unlock()
@@ -436,7 +467,7 @@ func (b *Broker) finishJournaled(q *queue, refs []block.Ref) {
 	}
 	var ids []uint64
 	for _, r := range refs {
-		if r.Aux&auxSequence == 0 {
+		if r.Aux&auxJournal != 0 {
 			id, _ := wire.FrameID(frameOf(b.pool, r))
 			ids = append(ids, id)
 		}
@@ -459,16 +490,27 @@ func (b *Broker) carried(j *job, n want) {
 	if j.from == nil {
 		b.finishBelow(n.q, b.sequences(refs))
 	}
-	if n.q.journal != nil {
+	if n.q.journal == nil {
+		return
+	}
+	var ids []uint64
+	for _, r := range refs {
+		if r.Aux&auxJournal != 0 && n.journaled || r.Aux&auxSequence != 0 && j.adopted {
+			id, _ := wire.FrameID(frameOf(b.pool, r))
+			ids = append(ids, id)
+		}
+	}
+	if len(ids) > 0 {
 		batch := b.journal.Batch()
-		batch.Finish(n.q.journal, b.idsOf(refs))
+		batch.Finish(n.q.journal, ids)
 		b.journal.Submit(batch, nil)
 	}
 }
 
-// born writes down that there is a queue.
-func (b *Broker) born(q *queue) {
-	if q.journal != nil {
+// renamed writes down a queue's new name, if there is somebody's message under the
+// old one.
+func (b *Broker) renamed(q *queue) {
+	if q.known.Load() {
 		batch := b.journal.Batch()
 		batch.Define(q.journal.Alone())
 		b.journal.Submit(batch, nil)
@@ -477,7 +519,7 @@ func (b *Broker) born(q *queue) {
 
 // end writes down that a queue is gone.
 func (b *Broker) end(q *queue) {
-	if q.journal != nil {
+	if q.known.Load() {
 		batch := b.journal.Batch()
 		batch.End(q.journal)
 		if q.topic.syncs() {
@@ -497,11 +539,18 @@ func (b *Broker) segment() uint64 {
 
 // journalFailed returns why a publish would not be safe now.
 func (t *Topic) journalFailed() error {
-	if t.b.journal == nil || t.ephemeral {
+	if !t.durable() {
 		return nil
 	}
 	return t.b.journal.Err()
 }
+
+// durable reports whether the topic's messages stand in the journal while they are
+// in memory. It is false for an ephemeral topic, and without a journal.
+func (t *Topic) durable() bool { return t.mode.Load() >= int32(DurabilityProcess) }
+
+// durable reports whether that is so for what is put into q.
+func (q *queue) durable() bool { return q.journal != nil && q.topic.durable() }
 
 // kickTrim has the journal looked over, soon.
 func (b *Broker) kickTrim() {
@@ -522,7 +571,8 @@ func (b *Broker) kickTrim() {
 //  2. What was copied out of old chunks has been submitted before these were
 //     let go: it is written when the journal is flushed.
 //  3. Backlogs are synced that finished something which only the journal knows.
-//  4. Then what is older is not needed.
+//  4. What is told of topics stays until it is saved elsewhere, or is told again.
+//  5. Then what is older is not needed.
 func (b *Broker) trimJournal() {
 	j := b.journal
 	if j == nil {
@@ -532,9 +582,18 @@ func (b *Broker) trimJournal() {
 	defer b.trim.Unlock()
 	count, _ := j.Segments()
 	if count > 1 {
-		b.pool.SetMark(j.Segment())
+		current := j.Segment()
+		b.pool.SetMark(current)
 		oldest := b.pool.OldestMark()
-		if j.Flush() == nil {
+		if !b.marking.Load() {
+			oldest = current // no message in memory was ever the journal's
+		}
+		b.desk.mu.Lock()
+		if since := b.desk.since; since != 0 {
+			oldest = min(oldest, since)
+		}
+		b.desk.mu.Unlock()
+		if b.retell() == nil && j.Flush() == nil {
 			for _, t := range b.Topics() {
 				oldest = t.settleOwed(oldest)
 			}
@@ -547,7 +606,7 @@ func (b *Broker) trimJournal() {
 	if budget == 0 {
 		budget = max(journalBudget, 2*b.pool.Used())
 	}
-	if most := budget / b.opts.Journal.SegmentBytes; int64(count) > most+1 {
+	if most := budget / j.SegmentBytes(); int64(count) > most+1 {
 		keep = j.Segment() - uint64(most/2)
 	}
 	b.keepFrom.Store(keep)
@@ -577,12 +636,13 @@ func (t *Topic) settleOwed(limit uint64) uint64 {
 }
 
 // renew copies what a queue holds in old chunks into younger ones, when it cannot
-// go to the backlog because of what is there already. It runs in the order of the
+// go to the backlog because of what is there already, and writes what the journal
+// should have by the topic's mode and has not. It runs in the order of the
 // writer, and nobody else pushes: the queue is draining, and overflowing.
 func (t *Topic) renew(q *queue) {
 	b := t.b
 	keep := b.keepFrom.Load()
-	if keep == 0 || q.journal == nil {
+	if keep == 0 && !t.securing || q.journal == nil {
 		return
 	}
 	b.onAll(func(*Shard) {})
@@ -610,7 +670,12 @@ func (f *foreign) copyOld(batch *mmapqueue.JournalBatch, q *queue, refs []block.
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for i, r := range refs {
-		if r.Aux&auxSequence != 0 || f.b.pool.MarkOf(r.Chunk) >= keep {
+		if r.Aux&(auxJournal|auxSequence) == 0 && q.durable() {
+			f.b.put(batch, q, r, dueOf(f.b.pool, r))
+			refs[i].Aux |= auxJournal
+			continue
+		}
+		if r.Aux&auxJournal == 0 || f.b.pool.MarkOf(r.Chunk) >= keep {
 			continue
 		}
 		refs[i] = copyWhole(f.arena, f.b.pool, r)

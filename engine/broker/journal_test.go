@@ -2,6 +2,7 @@ package broker
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -66,6 +67,7 @@ func TestJournalStaysSmall(t *testing.T) {
 			}
 			c.hold = nil
 		})
+		w.save()
 		w.blocking("sweep", func() { w.b.Sweep(w.now, false) })
 		for w.b.shards[0].copyAt != 0 {
 			w.round(0, nil)
@@ -144,7 +146,7 @@ func TestJournalKnowsDeaths(t *testing.T) {
 		}
 	})
 	make3("again")
-	w.blocking("empty", func() { kept.Find("a").Empty() })
+	w.empty(kept.Find("a"))
 	w.settle("standing still", w.quiet)
 	w.crashed(dir)
 	w.blocking("delete", func() {
@@ -181,7 +183,7 @@ func TestEmptyLeavesWhatIsHeld(t *testing.T) {
 		t.Fatalf("the channel holds %d messages (%v), want 10", pl.held(), err)
 	}
 	w.crashed(dir)
-	w.blocking("empty", ch.Empty)
+	w.empty(ch)
 	w.crashed(dir)
 	if pl, err := ch.Places(); err != nil || pl.held() != 0 {
 		t.Errorf("the channel holds %d messages (%v), want 0", pl.held(), err)
@@ -265,7 +267,7 @@ func TestJournalFails(t *testing.T) {
 	}
 
 	disk.Set(faultfs.Faults{})
-	w.b.born(ch.q) // whatever is written next
+	w.b.renamed(ch.q) // whatever is written next
 	w.settle("healing", func() bool { return w.b.Health() == nil })
 	if err := w.b.PublishForeign(topic, [][]byte{body(7, 1)}, 0); err != nil {
 		t.Error(err)
@@ -344,27 +346,131 @@ func TestJournalThenMemory(t *testing.T) {
 	if err := os.CopyFS(copied, os.DirFS(dir)); err != nil {
 		t.Fatal(err)
 	}
-	for range 2 {
-		other := newWorld(t, 1, 1, 1000, copied, w.b.ids.next.Load())
-		if err := other.b.Open(); err != nil {
+	if err := w.b.Close(); err != nil {
+		t.Fatal(err)
+	}
+	dir = copied
+	for left := 20; left > 0; left -= 10 {
+		w = newWorldClosed(t, 1, 1, 1000, dir, w.b.ids.next.Load(), DurabilityMemory)
+		w.open(nil)
+		w.settle("quiet", w.quiet)
+		c := w.b.Find([]byte("t")).Find("c")
+		if n, _ := c.Depth(); int(n) != left {
+			t.Fatalf("%d messages, want %d", n, left)
+		}
+		// A message of this run is the memory's only.
+		topic := w.b.Find([]byte("t"))
+		p := w.producer(0)
+		w.round(0, func(s *Shard) { p.publish(s, topic, 1, 0) })
+		w.settle("answer", func() bool { return !p.owed })
+		sub := w.consumer(c, 0, 10, func(*consumer, uint64, uint16) {})
+		w.settle("in flight", func() bool { w.drain(); return len(sub.hold) == 10 })
+		w.round(0, func(s *Shard) {
+			for _, id := range sub.hold {
+				if err := s.Finish(sub.sub, id); err != nil {
+					t.Fatal(err)
+				}
+			}
+			sub.sub.SetReady(0)
+		})
+		if err := w.b.Settle(); err != nil {
 			t.Fatal(err)
 		}
-		other.b.EndRestore()
-		if n, _ := other.b.Find([]byte("t")).Find("c").Depth(); n != 20 {
-			t.Errorf("%d messages, want 20", n)
+		dir = filepath.Join(t.TempDir(), "copy")
+		if err := os.CopyFS(dir, os.DirFS(copied)); err != nil {
+			t.Fatal(err)
 		}
-		if n := journalFiles(t, copied); n != 0 {
-			t.Errorf("the journal has %d files, want none", n)
-		}
-		other.settle("quiet", other.quiet)
-		if err := other.b.Close(); err != nil {
+		copied = dir
+		// The stop leaves the message of this run, too.
+		w.save()
+		if err := w.b.Close(); err != nil {
 			t.Fatal(err)
 		}
 	}
+	w = newWorldClosed(t, 1, 1, 1000, dir, w.b.ids.next.Load(), DurabilityMemory)
+	w.open(nil)
+	if n, _ := w.b.Find([]byte("t")).Find("c").Depth(); n != 0 {
+		t.Errorf("%d messages, want none", n)
+	}
+	w.save()
 	if err := w.b.Close(); err != nil {
 		t.Fatal(err)
 	}
 	if n := journalFiles(t, dir); n != 0 {
 		t.Errorf("the journal has %d files after a clean stop, want none", n)
+	}
+}
+
+// A clean stop leaves a few messages of a topic in the journal, with their due
+// times and attempts, and no directory of the topic; many go to the backlog.
+func TestCloseLeavesLittle(t *testing.T) {
+	for _, d := range []Durability{DurabilityMemory, DurabilityProcess} {
+		dir := t.TempDir()
+		w := newWorldClosed(t, 1, 1, 1000, dir, 1, d)
+		w.open(nil)
+		p := w.producer(0)
+		for i, n := range []int{3, 3, leaveMessages + 1} {
+			topic, err := w.b.Topic(fmt.Sprint("t", i))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if i > 0 {
+				if _, err := topic.Channel("c"); err != nil {
+					t.Fatal(err)
+				}
+			}
+			w.round(0, func(s *Shard) { p.publish(s, topic, n, 0) })
+			w.settle("answer", func() bool { return !p.owed && w.quiet() })
+		}
+		held := w.consumer(w.b.Find([]byte("t1")).Find("c"), 0, 2, func(*consumer, uint64, uint16) {})
+		w.settle("in flight", func() bool { w.drain(); return len(held.hold) == 2 })
+		w.round(0, func(s *Shard) {
+			if err := s.Requeue(held.sub, held.hold[0], int64(time.Hour)); err != nil {
+				t.Fatal(err)
+			}
+			held.sub.SetReady(0)
+		})
+		w.save()
+		for range 2 {
+			if err := w.b.Close(); err != nil {
+				t.Fatal(err)
+			}
+			if n := journalFiles(t, dir); n != 1 {
+				t.Errorf("mode %d: the journal has %d files, want 1", d, n)
+			}
+			if dirs, err := filepath.Glob(filepath.Join(dir, backlogsDir, "t*@*")); err != nil || len(dirs) != 1 || !strings.Contains(dirs[0], "t2@") {
+				t.Errorf("mode %d: backlogs %q, %v", d, dirs, err)
+			}
+			saved := w.saved
+			w = newWorldClosed(t, 1, 1, 1000, dir, w.b.ids.next.Load(), d)
+			w.open(saved)
+			w.saved = saved
+			w.settle("quiet", w.quiet)
+			w.round(0, nil)
+			w.save()
+		}
+		if n, _ := w.b.Find([]byte("t0")).Depth(); n != 3 {
+			t.Errorf("mode %d: topic t0 holds %d messages, want 3", d, n)
+		}
+		c := w.b.Find([]byte("t1")).Find("c")
+		if n, _ := c.Depth(); n != 2 || c.Figures().Deferred != 1 {
+			t.Errorf("mode %d: t1/c has %d messages and %d deferred, want 2 and 1", d, n, c.Figures().Deferred)
+		}
+		attempts := map[uint16]int{}
+		again := w.consumer(c, 0, 10, func(_ *consumer, _ uint64, a uint16) { attempts[a]++ })
+		w.settle("in flight", func() bool { w.drain(); return len(again.hold) == 2 })
+		w.now += int64(time.Hour) + 1e9
+		w.round(0, nil)
+		w.settle("the deferred one", func() bool { w.drain(); w.round(0, nil); return len(again.hold) >= 3 })
+		if attempts[2] < 2 || attempts[1] != 1 {
+			t.Errorf("mode %d: attempts %v", d, attempts)
+		}
+		if n, _ := w.b.Find([]byte("t2")).Find("c").Depth(); n != leaveMessages+1 {
+			t.Errorf("mode %d: t2/c holds %d messages, want %d", d, n, leaveMessages+1)
+		}
+		w.save()
+		if err := w.b.Close(); err != nil {
+			t.Fatal(err)
+		}
 	}
 }

@@ -21,6 +21,7 @@ const (
 	auxDue      = 1 << 16 // a due time stands in front
 	auxSequence = 1 << 17 // and its sequence in the backlog of the queue it is in
 	auxCold     = 1 << 18 // in flight: its bytes lie among those of other old ones
+	auxJournal  = 1 << 19 // it stands in the journal for the queue it is in, unless that is an ephemeral channel's
 	dueSize     = 8
 )
 
@@ -103,6 +104,6 @@ func copyWhole(a *block.Arena, pool *block.Pool, r block.Ref) block.Ref {
 	from := pool.Bytes(r)
 	to, b := a.Alloc(len(from))
 	copy(b, from)
-	to.Aux = r.Aux & (auxAttempts | auxDue | auxSequence)
+	to.Aux = r.Aux & (auxAttempts | auxDue | auxSequence | auxJournal)
 	return to
 }

@@ -35,6 +35,7 @@ type world struct {
 	cons  []*consumer
 	log   []delivery
 	errs  int
+	saved map[string]savedTopic // what the engine would have in its file
 }
 
 const wallOffset = int64(1_700_000_000_000_000_000)
@@ -51,9 +52,61 @@ func newWorld(t *testing.T, seed uint64, shards, mem int, dir string, mark uint6
 	return newWorldWith(t, seed, shards, mem, dir, mark, DurabilityMemory)
 }
 
+// savedTopic is a topic as the engine's file has it.
+type savedTopic struct {
+	paused   bool
+	channels map[string]bool
+}
+
+// save does what the engine does now and then.
+func (w *world) save() {
+	mark := w.b.NewsMark()
+	w.saved = map[string]savedTopic{}
+	for _, t := range w.b.Topics() {
+		s := savedTopic{t.Paused(), map[string]bool{}}
+		for _, c := range t.Channels() {
+			s.channels[c.Name()] = c.Paused()
+		}
+		w.saved[t.Name()] = s
+	}
+	w.b.NewsSaved(mark)
+}
+
+// empty empties a channel.
+func (w *world) empty(c *Channel) {
+	w.t.Helper()
+	w.blocking("empty", func() {
+		if err := c.Empty(); err != nil {
+			w.t.Errorf("empty: %v", err)
+		}
+	})
+}
+
 // newWorldWith is newWorld in one of the modes. In one with a journal the broker
 // is opened.
 func newWorldWith(t *testing.T, seed uint64, shards, mem int, dir string, mark uint64, d Durability) *world {
+	w := newWorldClosed(t, seed, shards, mem, dir, mark, d)
+	if d != DurabilityMemory {
+		w.open(nil)
+	}
+	return w
+}
+
+// open opens the world's broker, with what an earlier one's engine has saved.
+func (w *world) open(saved map[string]savedTopic) {
+	w.t.Helper()
+	if err := w.b.Open(); err != nil {
+		w.fatal("%v", err)
+	}
+	for name, s := range saved {
+		if err := w.b.Restore(name, s.paused, s.channels); err != nil {
+			w.fatal("%v", err)
+		}
+	}
+	w.b.EndRestore()
+}
+
+func newWorldClosed(t *testing.T, seed uint64, shards, mem int, dir string, mark uint64, d Durability) *world {
 	w := &world{t: t, seed: seed, rng: rand.New(rand.NewPCG(seed, 7)), now: int64(time.Hour)}
 	w.woken, w.calls = make([]bool, shards), make([][]func(), shards)
 	w.b = New(Options{
@@ -64,11 +117,6 @@ func newWorldWith(t *testing.T, seed uint64, shards, mem int, dir string, mark u
 	}, mark)
 	for _, s := range w.b.shards {
 		s.Start(w.now, w.now+wallOffset, func(uint32) {})
-	}
-	if d != DurabilityMemory {
-		if err := w.b.Open(); err != nil {
-			t.Fatal(err)
-		}
 	}
 	t.Cleanup(func() { // or a writer or a late sync makes files in a directory that is being removed
 		for _, topic := range w.b.Topics() {
@@ -323,7 +371,8 @@ func (w *world) crashed(dir string) {
 		w.fatal("%v", err)
 	}
 	now := w.now
-	other := newWorldWith(w.t, w.seed, 1, 5, copied, w.b.ids.next.Load(), DurabilityProcess)
+	other := newWorldClosed(w.t, w.seed, 1, 5, copied, w.b.ids.next.Load(), w.b.opts.Durability)
+	other.open(w.saved)
 	other.now = now
 	other.settle("recovered", other.quiet)
 	other.round(0, nil)
@@ -331,6 +380,9 @@ func (w *world) crashed(dir string) {
 		found := other.b.Find([]byte(t.name))
 		if found == nil {
 			w.fatal("topic %s is gone", t.name)
+		}
+		if found.Paused() != t.Paused() {
+			w.fatal("after the crash the topic's pause is %t", found.Paused())
 		}
 		held, _ := t.Depth()
 		if got := int64(len(other.heldBy(found.hold(), nil))); got != held && len(t.Channels()) == 0 {
@@ -344,6 +396,9 @@ func (w *world) crashed(dir string) {
 			fc := found.Find(c.name)
 			if fc == nil {
 				w.fatal("channel %s is gone", c.name)
+			}
+			if fc.Paused() != c.Paused() {
+				w.fatal("after the crash the pause of channel %s is %t", c.name, fc.Paused())
 			}
 			q, err := fc.Places()
 			if err != nil {
@@ -653,7 +708,7 @@ func runModel(t *testing.T, seed uint64, mem int, d Durability) {
 		case 17:
 			if ch := topic.Find(names[w.rng.IntN(2)]); ch != nil && w.rng.IntN(8) == 0 {
 				lossy[ch.Name()] = true
-				w.blocking("empty", ch.Empty)
+				w.empty(ch)
 			}
 		case 18:
 			if ch := topic.Find("b"); ch != nil && w.rng.IntN(8) == 0 {

@@ -300,25 +300,30 @@ func newForeign(b *Broker) *foreign {
 func (f *foreign) move(t *Topic, v *view, refs []block.Ref) {
 	b, to := f.b, &view{channels: v.channels}
 	for len(refs) > 0 {
-		n, read := 1, refs[0].Aux&auxSequence != 0
-		for n < len(refs) && (refs[n].Aux&auxSequence != 0) == read {
+		n, place := 1, refs[0].Aux&(auxSequence|auxJournal)
+		for n < len(refs) && refs[n].Aux&(auxSequence|auxJournal) == place {
 			n++
 		}
 		part := refs[:n]
 		refs = refs[n:]
 		room := to.decide(nil, b.memory())
 		switch {
-		case read: // without a journal, or it failed
+		case place == auxSequence: // in memory mode, or the journal failed
 			f.moveRead(t, v.hold, to, part)
 			continue
 		case v.hold.journal == nil:
-		case v.onward != nil:
+		case place == auxJournal && v.onward != nil:
 			batch := b.journal.Batch()
 			batch.Move(v.hold.journal, v.onward, b.idsOf(part))
 			b.journal.Submit(batch, nil)
 			clear(room) // the journal has it for all channels
-		default:
+		case place == auxJournal:
 			b.finishJournaled(v.hold, part)
+		case v.onward != nil && t.durable(): // older than the mode
+			batch := b.journal.Batch()
+			b.journalMessages(batch, t, &view{group: v.onward, hold: v.hold}, part, nil, nil)
+			b.journal.Submit(batch, nil)
+			clear(room)
 		}
 		if j := b.fanout(to, part, nil, room); j != nil {
 			t.writer.submit(*j)
@@ -421,6 +426,9 @@ func (b *Broker) PublishForeign(t *Topic, bodies [][]byte, dueWallNs int64) erro
 	var err error
 	for range waits {
 		err = errors.Join(err, <-result)
+	}
+	if t.unborn.Load() {
+		err = errors.Join(err, b.Settle())
 	}
 	return err
 }

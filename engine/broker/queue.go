@@ -45,6 +45,7 @@ type queue struct {
 
 	topic   *Topic                  // never changes
 	journal *mmapqueue.JournalQueue // what the journal knows it by; nil without one
+	known   atomic.Bool             // the journal may have something of it
 
 	// The reader's side, under mu: only the refiller, empty and close take it.
 	mu       sync.Mutex

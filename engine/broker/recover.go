@@ -2,10 +2,11 @@ package broker
 
 import (
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
+	"strings"
 
 	"github.com/zsqio/zsq/internal/block"
 	"github.com/zsqio/zsq/internal/diskqueue"
@@ -29,6 +30,8 @@ const journalDir = "journal"
 // goes from the journal, before step 4 is done.
 type recovery struct {
 	queues map[string][]*mmapqueue.RecoveredQueue // by topic
+	topics map[string]*mmapqueue.RecoveredTopic
+	ended  []*mmapqueue.JournalQueue // of what is dead, though its messages stand there
 }
 
 // load is a message to be brought back.
@@ -48,16 +51,13 @@ type suspects map[uint64]uint64
 // known reports whether r is in the journal as well.
 func (s suspects) known(r *mmapqueue.Record) bool { return r.Sequence < s[r.ID] }
 
-// openJournal replays the journal of the run before, if there was one, and makes
-// one if this run is to have one.
+// openJournal replays the journal of the run before, if there was one.
 func (b *Broker) openJournal() (*recovery, *mmapqueue.Journal, error) {
 	dir := filepath.Join(b.opts.DataPath, backlogsDir, journalDir)
-	if b.opts.Durability == DurabilityMemory {
-		if _, err := os.Stat(dir); errors.Is(err, os.ErrNotExist) {
-			return &recovery{}, nil, nil
-		}
-	}
 	o := b.opts.Journal
+	if b.opts.Durability == DurabilityMemory {
+		o.SegmentBytes = min(o.SegmentBytes, journalSegmentSmall)
+	}
 	o.Rolled = b.kickTrim
 	j, err := mmapqueue.OpenJournal(dir, o)
 	if err != nil {
@@ -67,25 +67,37 @@ func (b *Broker) openJournal() (*recovery, *mmapqueue.Journal, error) {
 	if err != nil {
 		return nil, nil, errors.Join(err, j.Close())
 	}
-	rec := &recovery{queues: map[string][]*mmapqueue.RecoveredQueue{}}
+	rec := &recovery{queues: map[string][]*mmapqueue.RecoveredQueue{}, topics: found.Topics}
 	for _, q := range found.Queues {
+		if n := found.Topics[q.Topic]; n != nil && (n.Dead || n.Channels[q.Channel] != nil && n.Channels[q.Channel].Dead) {
+			rec.ended = append(rec.ended, q.Queue)
+			continue
+		}
 		rec.queues[q.Topic] = append(rec.queues[q.Topic], q)
+		if len(q.Messages) > 0 {
+			b.marking.Store(true)
+		}
 	}
 	return rec, j, nil
 }
 
+// died reports whether the journal has last told of a channel's death.
+func (b *Broker) died(topic, channel string) bool {
+	n := b.news[topic]
+	return n != nil && n.Channels[channel] != nil && n.Channels[channel].Dead
+}
+
 // adopt gives a topic that is being opened what the journal has for it. It
 // returns v's queues with the messages counted, and notes what is to be loaded.
-func (t *Topic) adopt(v *view, queues []*mmapqueue.RecoveredQueue, keep bool) (loads []load) {
+func (t *Topic) adopt(v *view, queues []*mmapqueue.RecoveredQueue) (loads []load) {
 	for _, rq := range queues {
 		q := v.hold
 		if rq.Channel != "" {
 			q = t.queueOf(v, rq.Channel)
 		}
-		if keep {
-			// The last one of a name is the one that is written on.
-			q.journal = rq.Queue
-		}
+		// The last one of a name is the one that is written on.
+		q.journal = rq.Queue
+		q.known.Store(true)
 		deferrable := rq.Channel != ""
 		if q.cursor != nil && q.cursor.Depth() > 0 {
 			q.suspect(rq, t.writer.log.NextSequence())
@@ -187,7 +199,7 @@ func (b *Broker) load(loads []load) {
 			r = store(arena, m.ID, m.Timestamp, m.Due, m.Body)
 			last, lastRef = m, r
 		}
-		r.Aux = r.Aux&^auxAttempts | uint32(m.Attempts)
+		r.Aux = r.Aux&^auxAttempts | uint32(m.Attempts) | auxJournal
 		if l.at >= 0 {
 			l.q.left[l.at] = r
 		} else {
@@ -204,9 +216,18 @@ func (b *Broker) openAll(root string, dirs []os.DirEntry, rec *recovery, theirs 
 	for _, d := range dirs {
 		// Sorted by incarnation: only the last one counts. An older one is what
 		// a deletion could not remove.
-		if name, ok := topicOf(d); ok {
-			paths[name] = filepath.Join(root, d.Name())
+		name, ok := topicOf(d)
+		if !ok {
+			continue
 		}
+		path := filepath.Join(root, d.Name())
+		if rec.ancestor(name, d.Name()) {
+			if err := os.RemoveAll(path); err != nil {
+				b.diskFailed(err)
+			}
+			continue
+		}
+		paths[name] = path
 	}
 	fresh := func(name string) {
 		if paths[name] == "" {
@@ -237,36 +258,39 @@ func (b *Broker) openAll(root string, dirs []os.DirEntry, rec *recovery, theirs 
 	return opened, nil
 }
 
-// startJournal ends a recovery: see recovery, step 4. A run without a journal of
-// its own writes to the backlogs what one before it left.
-func (b *Broker) startJournal(j *mmapqueue.Journal, opened []*Topic) error {
+// ancestor reports whether a directory is that of a topic that has died, whatever
+// there is of that name since.
+func (rec *recovery) ancestor(topic, dir string) bool {
+	n := rec.topics[topic]
+	if n == nil || !n.Whole {
+		return false
+	}
+	_, digits, _ := strings.Cut(dir, "@")
+	incarnation, err := strconv.ParseUint(digits, 16, 64)
+	return n.Dead || err == nil && incarnation < n.Value
+}
+
+// startJournal ends a recovery: see recovery, step 4.
+func (b *Broker) startJournal(rec *recovery, opened []*Topic) error {
 	err := inParallel(len(opened), filesAtOnce, func(i int) error {
-		t := opened[i]
-		log := t.writer.log
-		if b.journal == nil {
-			for _, q := range t.queues() {
-				if err := t.unload(q); err != nil {
-					return fmt.Errorf("topic %s: %w", t.name, err)
-				}
-			}
-			log = t.writer.log
-		}
-		if t.owed.Swap(0) != 0 || b.journal == nil && log != nil {
-			return log.Sync()
+		if t := opened[i]; t.owed.Swap(0) != 0 {
+			return t.writer.log.Sync()
 		}
 		return nil
 	})
 	if err != nil {
 		return err
 	}
-	if b.journal == nil {
-		return j.Remove()
-	}
+	j := b.journal
+	_, b.desk.since = j.Segments() // the engine's file may lack what they tell
 	j.Start()
 	b.pool.SetMark(j.Segment())
 	batch := j.Batch()
 	for _, t := range opened {
 		t.noteSuspects(batch)
+	}
+	for _, q := range rec.ended {
+		batch.End(q)
 	}
 	j.Submit(batch, nil)
 	return j.Flush()
@@ -280,22 +304,4 @@ func (t *Topic) queues() []*queue {
 		all = append(all, v.hold)
 	}
 	return all
-}
-
-// unload writes what was brought back to the backlog.
-func (t *Topic) unload(q *queue) error {
-	if len(q.left) == 0 || q.ephemeral {
-		return nil
-	}
-	if err := t.writer.open(); err != nil {
-		return err
-	}
-	j := job{refs: q.left, want: []want{{q: q}}}
-	if err := t.writer.write(&j); err != nil {
-		return err
-	}
-	t.b.drop(nil, q.left)
-	q.left = nil
-	q.spilled.Store(true)
-	return nil
 }

@@ -48,6 +48,7 @@ type Shard struct {
 	room    []memory                // by topic and queue; see decide
 	scratch []uint64
 	sources []source
+	unborn  births // that the round waits for
 
 	mailMu  sync.Mutex
 	mailbox []mail
@@ -144,7 +145,8 @@ func (s *Shard) Woken() {
 		case m.deferred.Len != 0 && m.channel.exiting.Load():
 			s.drops.Add(m.deferred.Chunk)
 		case m.deferred.Len != 0:
-			s.deferUntil(m.channel, m.deferred, dueOf(s.b.pool, m.deferred)-s.wallNs+s.nowNs)
+			due := dueOf(s.b.pool, m.deferred)
+			s.deferUntil(m.channel, s.secured(m.channel, m.deferred, due), due-s.wallNs+s.nowNs)
 		default:
 			if l := m.channel.locals[s.index].Load(); l != nil {
 				// First the flag, then the ring: a later push mails again.
@@ -290,14 +292,13 @@ func (s *Shard) expire(i uint32) {
 		l := sub.local
 		sub.table.remove(e.id)
 		l.timeouts++
-		s.updated(l, e.ref, e.id)
-		s.giveBack(l, e.ref)
+		s.giveBack(l, s.updated(l, e.ref, e.id))
 		s.settled(sub)
 		s.wheel.release(i)
 	case kindDeferred:
 		l := s.locals[e.owner]
 		s.unlinkDeferred(l, i)
-		s.giveBack(l, e.ref)
+		s.giveBack(l, s.secured(l.c, e.ref, 0))
 		s.wheel.release(i)
 	case kindTrim:
 		l := s.locals[e.owner]

@@ -19,38 +19,15 @@ import (
 	"github.com/zsqio/zsq/mmapqueue"
 )
 
-// Restore brings back a topic and its channels from an earlier run, before any
-// loop runs. Calling it again for the same topic adds channels.
-func (b *Broker) Restore(name string, paused bool, channels map[string]bool) error {
-	t, err := b.Topic(name)
-	if err != nil {
-		return err
-	}
-	// What the topic holds back is for all its channels, not for the first.
-	t.SetPaused(true)
-	for c, paused := range channels {
-		ch, err := t.Channel(c)
-		if err != nil {
-			return err
-		}
-		ch.paused.Store(paused)
-	}
-	t.opening = false
-	t.SetPaused(paused)
-	return nil
-}
-
 // Open finds the backlogs and the journal that an earlier run left, and creates
 // their topics and channels with what waits in them. It comes before Restore and
-// before any loop runs. In the process and disk modes it starts the journal.
+// before any loop runs. It starts the journal.
 func (b *Broker) Open() error {
 	rec, j, err := b.openJournal()
 	if err != nil {
 		return fmt.Errorf("broker: %w", err)
 	}
-	if b.opts.Durability != DurabilityMemory {
-		b.journal = j
-	}
+	b.journal, b.news, b.restored = j, rec.topics, map[string]bool{}
 	root := filepath.Join(b.opts.DataPath, backlogsDir)
 	dirs, err := os.ReadDir(root)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -61,8 +38,8 @@ func (b *Broker) Open() error {
 		return err
 	}
 	opened, err := b.openAll(root, dirs, rec, theirs)
-	if err == nil && j != nil {
-		err = b.startJournal(j, opened)
+	if err == nil {
+		err = b.startJournal(rec, opened)
 	}
 	if err != nil {
 		return err
@@ -121,48 +98,17 @@ func topicOf(d fs.DirEntry) (name string, ok bool) {
 	return d.Name()[:at], true
 }
 
-// EndRestore comes after the last Restore. It ends the pause of topics that hold
-// messages back and that no Restore was for. From then on the limits hold.
-func (b *Broker) EndRestore() {
-	b.limited.Store(true)
-	for _, t := range b.Topics() {
-		if t.opening {
-			t.opening = false
-			t.SetPaused(false)
-		}
-	}
-}
-
-// openTopic opens a topic's backlog and has it take over what upstream left for
-// the topic, and what the journal has found for it.
+// openTopic opens a topic's backlog, if it has one, and has it take over what
+// upstream left for the topic, and what the journal has found for it.
 func (b *Broker) openTopic(name, dir string, found []*mmapqueue.RecoveredQueue, theirs []diskqueue.Queue) (*Topic, []load, error) {
 	t := b.newTopic(name, dir)
-	if err := t.writer.open(); err != nil {
-		return nil, nil, fmt.Errorf("broker: topic %s: %w", name, err)
-	}
-	log := t.writer.log
-	// In this order: the sequences are those of the run that ended.
-	if err := t.finishRecovered(found); err != nil {
-		return nil, nil, fmt.Errorf("broker: topic %s: %w", name, err)
-	}
-	if err := log.Adopt(theirs); err != nil {
-		return nil, nil, fmt.Errorf("broker: topic %s: %w", name, err)
-	}
-	// The topic's own queue first: a channel made before it would inherit it.
 	v := *t.view.Load()
-	for _, cursor := range log.Names() {
-		c, err := log.Cursor(cursor)
-		if err != nil {
+	if _, err := os.Stat(dir); err == nil || len(theirs) > 0 {
+		if err := t.openLog(&v, found, theirs); err != nil {
 			return nil, nil, fmt.Errorf("broker: topic %s: %w", name, err)
 		}
-		q := v.hold
-		if cursor != "" {
-			q = t.queueOf(&v, cursor)
-		}
-		q.cursor = c
-		q.spilled.Store(true)
 	}
-	loads := t.adopt(&v, found, b.journal != nil)
+	loads := t.adopt(&v, found)
 	for _, q := range append([]*queue{v.hold}, queuesOf(v.channels)...) {
 		n := int64(len(q.left))
 		if q.cursor != nil {
@@ -187,6 +133,47 @@ func (b *Broker) openTopic(name, dir string, found []*mmapqueue.RecoveredQueue, 
 	}
 	t.setView(&v)
 	return t, loads, nil
+}
+
+// openLog opens the backlog of a topic that is being opened.
+func (t *Topic) openLog(v *view, found []*mmapqueue.RecoveredQueue, theirs []diskqueue.Queue) error {
+	if err := t.writer.open(); err != nil {
+		return err
+	}
+	log := t.writer.log
+	// In this order: the sequences are those of the run that ended.
+	if err := t.finishRecovered(found); err != nil {
+		return err
+	}
+	for _, name := range log.Names() {
+		if name == "" || !t.b.died(t.name, name) {
+			continue
+		}
+		c, err := log.Cursor(name)
+		if err == nil {
+			err = c.Delete()
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if err := log.Adopt(theirs); err != nil {
+		return err
+	}
+	// The topic's own queue first: a channel made before it would inherit it.
+	for _, name := range log.Names() {
+		c, err := log.Cursor(name)
+		if err != nil {
+			return err
+		}
+		q := v.hold
+		if name != "" {
+			q = t.queueOf(v, name)
+		}
+		q.cursor = c
+		q.spilled.Store(true)
+	}
+	return nil
 }
 
 func queuesOf(channels []*Channel) (all []*queue) {
@@ -247,7 +234,7 @@ func (b *Broker) Close() error {
 	case err != nil:
 		_ = b.journal.Close() // it still has what could not be saved
 	default:
-		err = b.journal.Remove()
+		err = b.leave()
 	}
 	return err
 }
@@ -294,12 +281,18 @@ func (b *Broker) writeMail() {
 func (t *Topic) close(held map[*Channel][]saved, end func(*mmapqueue.Backlog) error) error {
 	t.writer.wait()
 	v := t.view.Load()
-	var errs []error
+	var jobs []job
 	if v.hold != nil {
-		errs = append(errs, t.save(v.hold, nil))
+		jobs = append(jobs, t.collect(v.hold, nil))
 	}
 	for _, c := range v.channels {
-		errs = append(errs, t.save(c.q, held[c]))
+		jobs = append(jobs, t.collect(c.q, held[c]))
+	}
+	var errs []error
+	if !t.b.leaves(jobs) {
+		for i := range jobs {
+			errs = append(errs, t.save(&jobs[i]))
+		}
 	}
 	if t.writer.log != nil {
 		errs = append(errs, end(t.writer.log))
@@ -307,12 +300,12 @@ func (t *Topic) close(held map[*Channel][]saved, end func(*mmapqueue.Backlog) er
 	return errors.Join(errs...)
 }
 
-// save writes a queue's memory, and what was in other hands, to the backlog.
-func (t *Topic) save(q *queue, more []saved) error {
-	if q.ephemeral {
-		return nil
-	}
+// collect takes what a queue has in memory, and what was in other hands.
+func (t *Topic) collect(q *queue, more []saved) job {
 	j := job{want: []want{{q: q}}}
+	if q.ephemeral {
+		return j
+	}
 	var refs [256]block.Ref
 	for {
 		n := q.ring.TryPop(refs[:])
@@ -334,16 +327,21 @@ func (t *Topic) save(q *queue, more []saved) error {
 		j.refs = append(j.refs, m.ref)
 		j.due = append(j.due, m.due)
 	}
+	return j
+}
+
+// save writes what was collected to the backlog.
+func (t *Topic) save(j *job) error {
 	if len(j.refs) == 0 {
 		return nil
 	}
 	if err := t.writer.open(); err != nil {
 		return err
 	}
-	if err := t.writer.write(&j); err != nil {
+	if err := t.writer.write(j); err != nil {
 		return err
 	}
-	t.b.finishSource(source{q: q, sequences: t.b.sequences(j.refs)})
+	t.b.finishSource(source{q: j.want[0].q, sequences: t.b.sequences(j.refs)})
 	return nil
 }
 

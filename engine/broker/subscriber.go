@@ -223,8 +223,7 @@ func (s *Shard) Requeue(sub *Subscriber, id uint64, delayNs int64) error {
 	sub.requeued++
 	l.requeues++
 	if delayNs <= 0 {
-		s.updated(l, r, id)
-		s.giveBack(l, r)
+		s.giveBack(l, s.updated(l, r, id))
 		return nil
 	}
 	// Copied out, so that a long delay does not pin a chunk of short-lived ones.
@@ -350,7 +349,7 @@ func (s *Shard) send(sub *Subscriber, refs []block.Ref) {
 			r = stripDue(r)
 		}
 		attempts := uint16(r.Aux) + 1
-		r.Aux = uint32(attempts) | r.Aux&auxSequence
+		r.Aux = uint32(attempts) | r.Aux&(auxSequence|auxJournal)
 		frame := frameOf(s.b.pool, r)
 		out := sub.sink.Reserve(len(frame))
 		copy(out, frame)

@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"errors"
 	"slices"
 	"strings"
 	"sync"
@@ -16,20 +17,27 @@ import (
 // Publishers read one immutable view. While the topic has no channel, or is
 // paused, the view has a hold queue, and messages wait there.
 type Topic struct {
-	b         *Broker
-	name      string
-	ephemeral bool
-	view      atomic.Pointer[view]
-	exiting   atomic.Bool
-	messages  atomic.Uint64
-	bytes     atomic.Uint64
-	writer    writer
-	locals    []topicLocal // by shard; each belongs to its loop
+	b           *Broker
+	name        string
+	incarnation uint64 // it is no older than its directory
+	ephemeral   bool
+	view        atomic.Pointer[view]
+	exiting     atomic.Bool
+	mode        atomic.Int32 // a Durability; memory without a journal
+	messages    atomic.Uint64
+	bytes       atomic.Uint64
+	writer      writer
+	locals      []topicLocal // by shard; each belongs to its loop
 
 	mu      sync.Mutex // guards changes of view, channels and pumping
 	paused  atomic.Bool
 	pumping bool
 	opening bool // paused by Open until a Restore; only before the loops run
+
+	own      atomic.Bool // mode was asked for
+	modes    sync.Mutex  // one change of mode at a time
+	securing bool        // see renew; in the writer's order
+	unborn   atomic.Bool // its birth is not written yet
 
 	owed    atomic.Uint64 // the journal's segment since which channels have finished what the backlog may have to read again; 0: none
 	waiting bool          // for Release: messages are held back as by a pause that nobody sees
@@ -41,7 +49,7 @@ type view struct {
 	hold     *queue     // not nil: messages wait here, counted by its gate
 
 	// What the journal knows these queues by; nil where it needs not.
-	group  *mmapqueue.JournalGroup // of hold, or of the channels
+	group  *mmapqueue.JournalGroup // of hold, or of the channels, if publishes are to stand there
 	onward *mmapqueue.JournalGroup // of the channels, while there is a hold
 }
 
@@ -82,9 +90,10 @@ func (t *Topic) Name() string { return t.name }
 // newQueue returns a queue for the channel of that name, "" for the topic's own.
 func (t *Topic) newQueue(channel string) *queue {
 	q := &queue{topic: t}
-	q.init(t.b, t.ephemeral || strings.HasSuffix(channel, ephemeralSuffix))
+	q.init(t.b, t.ephemeral || isEphemeral(channel))
 	if t.b.journal != nil && !q.ephemeral {
 		q.journal = t.b.journal.NewQueue(t.name, channel)
+		q.known.Store(t.durable())
 	}
 	return q
 }
@@ -99,11 +108,16 @@ func (t *Topic) setView(v *view) {
 				queues = append(queues, c.q.journal)
 			}
 		}
-		if len(queues) > 0 {
+		switch {
+		case v.hold != nil:
+			if len(queues) > 0 {
+				v.onward = t.b.journal.NewGroup(queues)
+			}
+			if t.durable() {
+				v.group = v.hold.journal.Alone()
+			}
+		case len(queues) > 0 && t.durable():
 			v.group = t.b.journal.NewGroup(queues)
-		}
-		if v.hold != nil {
-			v.group, v.onward = v.hold.journal.Alone(), v.group
 		}
 	}
 	t.view.Store(v)
@@ -135,6 +149,7 @@ func (t *Topic) Channel(name string) (*Channel, error) {
 		c.q.owner.Store(c) // before the rename: see queue.open
 		if c.q.journal != nil {
 			c.q.journal.Rename(name)
+			t.b.renamed(c.q)
 		}
 		if !t.ephemeral {
 			t.writer.submit(job{run: func(*mmapqueue.Backlog) { c.q.rename(t.b, name) }})
@@ -143,11 +158,10 @@ func (t *Topic) Channel(name string) (*Channel, error) {
 		c.q = t.newQueue(name)
 		c.q.owner.Store(c)
 	}
-	t.b.born(c.q)
 	v.channels = slices.Clone(v.channels)
 	v.channels = append(v.channels, c)
 	slices.SortFunc(v.channels, func(a, b *Channel) int { return strings.Compare(a.name, b.name) })
-	t.setView(&v)
+	t.b.tell(t, mmapqueue.News{Kind: mmapqueue.Birth, Channel: name}, &c.unborn, func() { t.setView(&v) })
 	if inherit && v.hold != nil {
 		t.letGoLocked() // an ephemeral channel's queue has no backlog: what was kept is copied
 	}
@@ -186,9 +200,10 @@ func (t *Topic) Paused() bool { return t.paused.Load() }
 func (t *Topic) SetPaused(paused bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.paused.Swap(paused) == paused {
+	if t.paused.Load() == paused {
 		return
 	}
+	t.b.tell(t, mmapqueue.News{Kind: pauseNews(paused)}, nil, func() { t.paused.Store(paused) })
 	v := *t.view.Load()
 	switch {
 	case paused && v.hold == nil:
@@ -198,6 +213,13 @@ func (t *Topic) SetPaused(paused bool) {
 		t.letGoLocked()
 	}
 	t.b.changed(t.name, t.ephemeral)
+}
+
+func pauseNews(paused bool) mmapqueue.NewsKind {
+	if paused {
+		return mmapqueue.Paused
+	}
+	return mmapqueue.Unpaused
 }
 
 // holdsLocked reports whether messages stay in the topic although it may have
@@ -239,11 +261,13 @@ func (t *Topic) closeGateLocked() bool {
 	v.hold = nil
 	t.setView(&v)
 	hold.ring.Trim()
-	if hold.spilled.Load() || hold.journal != nil {
+	if hold.spilled.Load() {
 		// The next hold queue's cursor has the same name: two queues must not
 		// read one cursor. Behind the gate is nobody, and the next hold queue's
 		// batches come later.
 		t.writer.submit(job{run: func(*mmapqueue.Backlog) { hold.end(t.b) }})
+	} else {
+		t.b.end(hold)
 	}
 	return true
 }
@@ -293,16 +317,58 @@ func (t *Topic) pumpStep() (hold *queue, moved bool) {
 }
 
 // Empty drops what the topic itself keeps; its channels stay as they are. It
-// must not be called on a loop.
-func (t *Topic) Empty() {
-	t.writer.inOrder(func(*mmapqueue.Backlog) {
-		t.mu.Lock()
-		hold := t.view.Load().hold
-		t.mu.Unlock()
-		if hold != nil {
-			n := hold.empty(t.b)
-			hold.taken.Add(-uint64(n))
-			hold.gate.count.Add(-int64(n))
-		}
+// returns when a crash brings nothing of it back, or with what keeps that from being
+// so. It must not be called on a loop.
+func (t *Topic) Empty() error {
+	t.mu.Lock()
+	hold := t.view.Load().hold
+	t.mu.Unlock()
+	if hold == nil {
+		return nil
+	}
+	t.b.emptied(hold)
+	var err error
+	t.writer.inOrder(func(log *mmapqueue.Backlog) {
+		n := hold.empty(t.b)
+		hold.taken.Add(-uint64(n))
+		hold.gate.count.Add(-int64(n))
+		err = keepEmpty(log)
 	})
+	return errors.Join(err, t.settle())
+}
+
+// emptied tells the journal that a queue is being emptied. Whatever stands there
+// before that is where it can be emptied when this returns: nothing stays that the
+// journal no longer knows.
+func (b *Broker) emptied(q *queue) {
+	if !q.known.Load() {
+		return
+	}
+	batch := b.journal.Batch()
+	batch.EmptyQueue(q.journal)
+	b.journal.Submit(batch, nil)
+	b.onAll(func(*Shard) {}) // publishers had a round in which they pushed
+	b.foreign.grace()
+}
+
+// settle returns when what was told of the topic's messages is written, and as safe
+// as its mode says.
+func (t *Topic) settle() error {
+	if t.b.journal == nil {
+		return nil
+	}
+	batch := t.b.journal.Batch()
+	batch.Flush()
+	if t.syncs() {
+		batch.Sync()
+	}
+	return t.b.submitAndWait(batch)
+}
+
+// keepEmpty has a backlog remember that it was emptied.
+func keepEmpty(log *mmapqueue.Backlog) error {
+	if log == nil {
+		return nil
+	}
+	return log.Sync()
 }

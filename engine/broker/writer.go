@@ -2,6 +2,7 @@ package broker
 
 import (
 	"sync"
+	"sync/atomic"
 
 	"github.com/zsqio/zsq/internal/block"
 	"github.com/zsqio/zsq/internal/wire"
@@ -11,17 +12,18 @@ import (
 // A job is one batch on its way to the backlog. It owns one reference to each
 // message for every queue in want.
 type job struct {
-	refs  []block.Ref
-	want  []want
-	due   []int64                      // wall ns, or nil: deferred messages being saved
-	from  *queue                       // whose backlog the messages with a sequence come from; nil: each queue's own
-	after func()                       // called at the end; may be nil
-	done  *ticket                      // nil: nobody waits
-	run   func(log *mmapqueue.Backlog) // instead of a batch: an operation in order with the batches; log is nil if it cannot be opened
+	refs    []block.Ref
+	want    []want
+	due     []int64                      // wall ns, or nil: deferred messages being saved
+	from    *queue                       // whose backlog the messages with a sequence come from; nil: each queue's own
+	after   func()                       // called at the end; may be nil
+	done    *ticket                      // nil: nobody waits
+	adopted bool                         // what has a sequence was put into the journal as well
+	run     func(log *mmapqueue.Backlog) // instead of a batch: an operation in order with the batches; log is nil if it cannot be opened
 }
 
 // want says that queue q needs the batch from index from on. journaled says that
-// the journal has it for q as well, until it is written.
+// of the messages that are the journal's it has them for q too, until they are written.
 type want struct {
 	q         *queue
 	from      int
@@ -33,6 +35,7 @@ type ticket struct {
 	waiters []*Publisher
 	shard   *Shard     // told through its mail
 	result  chan error // or a foreign publisher
+	births  births     // that are written when it is
 	err     error
 }
 
@@ -41,6 +44,7 @@ type ticket struct {
 type writer struct {
 	b       *Broker
 	dir     string
+	mode    *atomic.Int32 // the topic's
 	mu      sync.Mutex
 	idle    sync.Cond
 	jobs    []job
@@ -52,8 +56,8 @@ type writer struct {
 	written []*job // written in this turn and not settled
 }
 
-func (w *writer) init(b *Broker, dir string) {
-	w.b, w.dir = b, dir
+func (w *writer) init(b *Broker, dir string, mode *atomic.Int32) {
+	w.b, w.dir, w.mode = b, dir, mode
 	w.idle.L = &w.mu
 }
 
@@ -161,13 +165,14 @@ func (w *writer) begin(j *job) {
 // stands reports whether messages of the batch stand in the journal, or further
 // up in a backlog: something that a crash brings back.
 func stands(j *job) bool {
+	places := uint32(auxSequence)
 	for _, n := range j.want {
 		if n.journaled && n.q.journal != nil {
-			return true
+			places |= auxJournal
 		}
 	}
 	for _, r := range j.refs {
-		if r.Aux&auxSequence != 0 {
+		if r.Aux&places != 0 {
 			return true
 		}
 	}
@@ -215,7 +220,7 @@ func (w *writer) replace(j *job) {
 
 // sync makes what was written durable, if that is the mode.
 func (w *writer) sync() error {
-	if w.b.opts.Durability != DurabilityDisk {
+	if w.mode.Load() < int32(DurabilityDisk) {
 		return nil
 	}
 	return w.log.Sync()
