@@ -48,6 +48,7 @@ type Shard struct {
 	room    []memory                // by topic and queue; see decide
 	scratch []uint64
 	sources []source
+	tickets []*ticket // to be used again
 
 	mailMu  sync.Mutex
 	mailbox []mail
@@ -135,12 +136,11 @@ func (s *Shard) Woken() {
 		s.mailed[i] = mail{}
 		switch {
 		case m.ticket != nil:
-			for _, p := range m.ticket.waiters {
-				p.settle(m.ticket.err)
-				if p.pending == 0 {
-					p.answer()
-				}
+			for _, w := range m.ticket.waiters {
+				w.settle(m.ticket.err)
+				w.p.answer()
 			}
+			s.keepTicket(m.ticket)
 		case m.deferred.Len != 0 && m.channel.exiting.Load():
 			s.drops.Add(m.deferred.Chunk)
 		case m.deferred.Len != 0:

@@ -30,10 +30,17 @@ type want struct {
 
 // ticket tells a shard, or a foreign publisher, that a batch was written.
 type ticket struct {
-	waiters []*Publisher
+	waiters []waiter
 	shard   *Shard     // told through its mail
 	result  chan error // or a foreign publisher
 	err     error
+	written func(err error) // the method, for the journal; see Shard.ticket
+}
+
+// journalWritten is called by the journal.
+func (t *ticket) journalWritten(err error) {
+	t.err = err
+	t.shard.post(mail{ticket: t})
 }
 
 // writer writes one topic's batches in order. Its goroutine lives while there
