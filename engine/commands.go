@@ -115,6 +115,7 @@ func (c *conn) publish(cmd *wire.Command, dueNs int64) *wire.Error {
 	t, err := c.topic(cmd.Topic)
 	if err == nil {
 		err = c.h.shard.Publish(t, &c.pub, cmd.Body, dueNs)
+		c.bytes += len(cmd.Body)
 	}
 	if err != nil {
 		return wire.PublishFailed(cmd.Op, err)
@@ -135,6 +136,7 @@ func (c *conn) cmdMpub(cmd *wire.Command) *wire.Error {
 			break
 		}
 		err = c.h.shard.Publish(t, &c.pub, body, 0)
+		c.bytes += len(body)
 		n++
 	}
 	if err != nil {

@@ -21,9 +21,11 @@ const (
 // conn is one client's connection. Its loop owns it; only the fields of type
 // atomic are read elsewhere.
 //
-// Answers wait in oks and answers until the round's publishes are accepted, and
-// leave in command order. Messages and heartbeats pass them, except that no
-// message passes the answer to SUB.
+// Answers gather in oks and answers, and leave in command order. If the round has
+// published something that is not accepted at its end, they are put on the list
+// held, behind those of earlier rounds, and the connection is read on until that
+// is long. Messages and heartbeats pass them, except that no message passes the
+// answer to SUB.
 type conn struct {
 	h   *handler
 	nc  *netloop.Conn
@@ -48,13 +50,18 @@ type conn struct {
 	auth *clientAuth // nil before AUTH
 	op   wire.Op     // of the last publish or SUB, for its error
 
-	oks     int    // OK frames owed, before answers
+	oks     int    // OK frames owed for this round, before answers
 	answers []byte // frames owed
+	bytes   int    // published in this round
 	owing   bool   // on the handler's list
-	waiting bool   // reading is paused until the publishes are accepted
-	stuffed bool   // reading is paused until the output has drained
-	asking  bool   // reading is paused until the auth server has answered
-	closing bool   // a fatal error is among the answers
+	refused bool   // a publish was not accepted: nothing follows the word on that
+	waiting bool   // reading is paused until publishes are accepted
+	held    []owed // of earlier rounds, from heldAt on
+	heldAt  int
+	heldSum int  // bytes published in them
+	stuffed bool // reading is paused until the output has drained
+	asking  bool // reading is paused until the auth server has answered
+	closing bool // a fatal error is among the answers
 	resume  wire.BatchState
 	again   *subAgain   // a SUB that waits to be tried again
 	begun   bool        // a command has begun and is not complete
@@ -67,9 +74,28 @@ type conn struct {
 	beatNs    int64  // heartbeat interval, 0 for none
 	nextBeat  int64
 	heardNs   int64 // when the last command was complete
-	waitNs    int64 // when waiting began
 	blockedAt int64 // the heartbeat at which output was stuck, 0 for none
 }
+
+// owed are the answers for a round whose publishes are not accepted yet.
+type owed struct {
+	oks     int
+	answers []byte
+	bytes   int     // published
+	op      wire.Op // of the last publish, for its error
+	opens   bool    // the answer to SUB is among them
+	sinceNs int64
+}
+
+// What a connection may have published and not be answered for, before it is not
+// read any more. A round may be larger than the bytes: it stands alone then. All
+// connections of a loop together may have heldAll, and each heldLeast.
+const (
+	heldRounds = 64
+	heldBytes  = 512 << 10
+	heldLeast  = 64 << 10
+	heldAll    = 64 << 20
+)
 
 type pubCount struct {
 	topic *broker.Topic
@@ -85,27 +111,95 @@ var (
 	errStall  = errors.New("client stalls")
 )
 
-// Accepted says that what the connection has published is accepted, or why it
-// is not.
+// Accepted says that what the connection has published in the oldest round of
+// those that wait is accepted, or why it is not. Without one it is about the round
+// under way.
 func (c *conn) Accepted(err error) {
-	if c.h.ended || c.nc.Fd < 0 {
+	if c.h.ended || c.nc.Fd < 0 || c.refused {
 		return
 	}
-	if err != nil {
-		// The OKs that are owed cover refused messages as well.
-		werr := wire.PublishFailed(c.op, err)
-		if c.op == wire.OpSub {
-			werr = wire.SubFailed(err.Error())
+	if c.holds() == 0 {
+		if err != nil {
+			c.refuse(c.op, err)
+			return
 		}
-		c.oks, c.answers = 0, wire.AppendError(c.answers[:0], werr)
-		c.closing = true
+		c.h.accepted++
+		c.flushAnswers()
+		return
 	}
-	c.flushAnswers()
-	c.h.answered(c)
-	if c.waiting {
+	o := c.unhold()
+	c.h.answered(&o)
+	if err != nil {
+		c.refuse(o.op, err)
+		return
+	}
+	c.send(o.oks, o.answers, o.opens)
+	if c.holds() == 0 && !c.owing {
+		c.answered()
+	}
+	if c.waiting && c.holds() <= heldRounds/2 && c.heldSum <= c.heldMost()/2 {
 		c.waiting = false
 		c.listen()
 	}
+}
+
+// refuse tells of a publish that was not accepted. The OKs that are owed with it
+// cover refused messages as well, and nothing later is answered.
+func (c *conn) refuse(op wire.Op, err error) {
+	c.refused, c.closing, c.waiting = true, true, false
+	c.oks, c.answers = 0, nil
+	c.held, c.heldAt, c.heldSum = nil, 0, 0
+	werr := wire.PublishFailed(op, err)
+	if op == wire.OpSub {
+		werr = wire.SubFailed(err.Error())
+	}
+	c.send(0, wire.AppendError(nil, werr), c.shut)
+	c.answered()
+}
+
+// hold puts this round's answers on the list. It pauses the connection when that
+// is long.
+func (c *conn) hold(now int64) {
+	if n := c.holds(); c.pub.Pending() == n {
+		// Nothing was published: these follow the last ones.
+		last := &c.held[len(c.held)-1]
+		for ; c.oks > 0 && len(last.answers) > 0; c.oks-- {
+			last.answers = append(last.answers, wire.OKFrame...)
+		}
+		last.oks += c.oks
+		last.answers = append(last.answers, c.answers...)
+		last.opens = last.opens || c.shut
+	} else {
+		if c.heldAt > 0 && len(c.held) == cap(c.held) {
+			clear(c.held[copy(c.held, c.held[c.heldAt:]):])
+			c.held, c.heldAt = c.held[:n], 0
+		}
+		c.held = append(c.held, owed{c.oks, c.answers, c.bytes, c.op, c.shut, now})
+		c.heldSum += c.bytes
+	}
+	c.oks, c.answers, c.bytes = 0, nil, 0
+	if !c.waiting && (c.holds() >= heldRounds || c.heldSum >= c.heldMost()) {
+		c.waiting = true
+		c.nc.PauseRead()
+	}
+}
+
+// holds returns how many rounds wait.
+func (c *conn) holds() int { return len(c.held) - c.heldAt }
+
+// unhold takes the oldest round off the list.
+func (c *conn) unhold() owed {
+	o := c.held[c.heldAt]
+	c.held[c.heldAt] = owed{}
+	c.heldSum -= o.bytes
+	if c.heldAt++; c.heldAt == len(c.held) {
+		c.held, c.heldAt = c.held[:0], 0
+	}
+	return o
+}
+
+func (c *conn) heldMost() int {
+	return min(heldBytes, max(heldLeast, heldAll/len(c.h.conns)))
 }
 
 // deaf reports whether reading is paused, for whatever reason.
@@ -164,30 +258,41 @@ var manyOKs = func() []byte {
 	return b
 }()
 
-// flushAnswers moves what is owed to the output.
+// flushAnswers sends what is owed; nothing is held.
 func (c *conn) flushAnswers() {
-	for c.oks > 0 {
-		n := min(c.oks, okRun)
+	oks, answers := c.oks, c.answers
+	c.oks, c.answers, c.bytes = 0, nil, 0
+	c.send(oks, answers, c.shut)
+	c.answered()
+}
+
+// send moves answers to the output. opens says that the one to SUB is among them.
+func (c *conn) send(oks int, answers []byte, opens bool) {
+	for oks > 0 {
+		n := min(oks, okRun)
 		c.nc.Write(manyOKs[:n*len(wire.OKFrame)])
-		c.oks -= n
+		oks -= n
 	}
-	if len(c.answers) > 0 {
-		c.nc.Write(c.answers)
-		c.answers = nil
+	if len(answers) > 0 {
+		c.nc.Write(answers)
 	}
+	if opens && c.shut {
+		c.shut = false
+		if c.sub != nil {
+			c.sub.Resume()
+			c.nc.Loop().Wake() // this round's deliveries are over
+		}
+	}
+}
+
+// answered does what waits for the last answer.
+func (c *conn) answered() {
 	switch {
 	case c.closing:
 		c.nc.CloseAfterFlush()
 		c.h.watchOver(c) // who does not read its last bytes does not keep us
 	case c.upgrading && c.tr.hs == nil:
 		c.beginUpgrade()
-	}
-	if c.shut {
-		c.shut = false
-		if c.sub != nil {
-			c.sub.Resume()
-			c.nc.Loop().Wake() // this round's deliveries are over
-		}
 	}
 }
 

@@ -160,14 +160,9 @@ func (h *handler) roundEnds(now int64) {
 	}
 }
 
-// answered counts a publisher whose publishes of a round are accepted, at the
-// end of that round or, if it waits, later.
-func (h *handler) answered(c *conn) {
-	if !c.waiting {
-		h.accepted++
-		return
-	}
-	waited := h.loop.Now() - c.waitNs
+// answered counts a publisher whose publishes of an earlier round are accepted.
+func (h *handler) answered(o *owed) {
+	waited := h.loop.Now() - o.sinceNs
 	h.figures.publishes.Record(waited, 1)
 	h.figures.commits.Record(waited, 1)
 }

@@ -230,12 +230,11 @@ func (h *handler) Round(l *netloop.Loop, now int64) {
 		c := h.owing[i]
 		c.owing = false
 		switch {
-		case c.nc.Fd < 0:
-		case !c.pub.Pending():
+		case c.nc.Fd < 0 || c.refused:
+		case c.pub.Pending() == 0:
 			c.flushAnswers()
-		case !c.waiting:
-			c.waiting, c.waitNs = true, now
-			c.nc.PauseRead()
+		default:
+			c.hold(now)
 		}
 	}
 	clear(h.owing)

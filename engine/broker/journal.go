@@ -102,16 +102,42 @@ func (s *Shard) journalRound() {
 		s.submit(nil)
 		return
 	}
-	waiters := append([]*Publisher(nil), s.publishers...)
-	for _, p := range waiters {
-		p.pending++
+	t := s.ticket()
+	for _, p := range s.publishers {
+		t.waiters = append(t.waiters, p.join())
 	}
-	t := &ticket{waiters: waiters, shard: s}
 	if len(s.unborn) > 0 {
 		t.births, s.unborn = s.unborn, nil
 		s.toJournal().Flush() // the births stand before it
 	}
 	s.submit(t)
+}
+
+// Tickets of the journal are used again.
+const (
+	ticketsKept = 64
+	waitersKept = 1024
+)
+
+func (s *Shard) ticket() *ticket {
+	n := len(s.tickets)
+	if n == 0 {
+		t := &ticket{shard: s}
+		t.written = t.journalWritten
+		return t
+	}
+	t := s.tickets[n-1]
+	s.tickets[n-1] = nil
+	s.tickets = s.tickets[:n-1]
+	return t
+}
+
+func (s *Shard) keepTicket(t *ticket) {
+	if t.written != nil && len(s.tickets) < ticketsKept && cap(t.waiters) <= waitersKept {
+		clear(t.waiters)
+		t.waiters, t.births, t.err = t.waiters[:0], nil, nil
+		s.tickets = append(s.tickets, t)
+	}
 }
 
 // enter returns the view for a batch of n messages, which it counts in at the
@@ -314,8 +340,12 @@ func (s *Shard) submit(t *ticket) {
 		return
 	}
 	segment := s.b.journal.Segment() // or one behind it
-	if t == nil && len(sources) == 0 {
-		s.b.journal.Submit(batch, nil)
+	if len(sources) == 0 {
+		if t == nil {
+			s.b.journal.Submit(batch, nil)
+		} else {
+			s.b.journal.Submit(batch, t.written)
+		}
 		return
 	}
 	s.b.journal.Submit(batch, func(err error) {
@@ -328,10 +358,7 @@ func (s *Shard) submit(t *ticket) {
 			}
 		}
 		if t != nil {
-			if t.err = err; err == nil {
-				t.births.settle()
-			}
-			s.post(mail{ticket: t})
+			t.journalWritten(err)
 		}
 	})
 }

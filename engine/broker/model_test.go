@@ -239,10 +239,16 @@ type producer struct {
 	seq   uint32
 	pub   Publisher
 	owed  bool
+	last  uint64   // the shard's round in which it published last
+	open  []uint64 // rounds that are not answered
 }
 
 func (p *producer) Accepted(err error) {
-	p.owed = false
+	if p.pub.Pending() != len(p.open)-1 {
+		p.w.fatal("%d rounds are open after an answer to one of %d", p.pub.Pending(), len(p.open))
+	}
+	p.open = p.open[1:]
+	p.owed = len(p.open) > 0
 	if err != nil {
 		p.w.errs++
 	}
@@ -260,7 +266,10 @@ func (p *producer) publish(s *Shard, t *Topic, n int, dueNs int64) {
 		if err := s.Publish(t, &p.pub, body(p.index, p.seq), dueNs); err != nil {
 			p.w.fatal("publish: %v", err)
 		}
-		p.owed = true
+		if p.last != s.round {
+			p.open = append(p.open, s.round)
+		}
+		p.last, p.owed = s.round, true
 		p.seq++
 	}
 }
@@ -612,7 +621,7 @@ func runModel(t *testing.T, seed uint64, mem int, d Durability) {
 		switch op := w.rng.IntN(22); op {
 		case 0, 1, 2, 3, 4:
 			p := w.prods[w.rng.IntN(len(w.prods))]
-			if p.owed {
+			if len(p.open) == 5 {
 				break
 			}
 			due := int64(0)

@@ -106,8 +106,8 @@ func (s *Shard) AwaitBirth(p *Publisher, c *Channel) {
 			s.unborn = append(s.unborn, born)
 		}
 	}
-	if len(s.unborn) > n && p.pending == 0 {
-		s.publishers = append(s.publishers, p)
+	if len(s.unborn) > n {
+		s.opened(p)
 	}
 }
 

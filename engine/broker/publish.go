@@ -8,24 +8,76 @@ import (
 	"github.com/zsqio/zsq/internal/wire"
 )
 
-// A Publisher is one producer's view of a round. It belongs to a connection's
-// loop.
+// A Publisher is one producer's view of its rounds. It belongs to a connection's
+// loop. It may publish in further rounds while earlier ones are still to be
+// accepted; their answers come in order.
 type Publisher struct {
-	Waiter  Waiter
-	pending int    // batches that are not yet accepted
-	err     error  // of the first that failed
-	last    *Topic // whose batch it joined last, in round
-	round   uint64
+	Waiter Waiter
+	open   []openRound // in which it published and which are not answered, oldest first
+	head   int         // of open
+	first  uint32      // the number of open[0], counted from the first one ever
+	last   *Topic      // whose batch it joined last, in round
+	round  uint64      // the shard's
 }
 
-// Waiter hears that everything a publisher has published up to the end of a
-// round is accepted, or that some of it is not. It is called on the publisher's
-// loop, in EndRound or later; until then the publisher must not publish again
-// after that round.
+// openRound is what a publisher has published in one round.
+type openRound struct {
+	pending int   // batches that are not yet accepted
+	err     error // of the first that failed
+}
+
+// waiter is a publisher's round.
+type waiter struct {
+	p *Publisher
+	n uint32 // its number
+}
+
+// Waiter hears that everything a publisher has published in a round is accepted,
+// or that some of it is not. It is called on the publisher's loop, once for each
+// round in which it published, in their order: in EndRound or later.
 type Waiter interface{ Accepted(err error) }
 
-// Pending reports whether an answer is owed after EndRound.
-func (p *Publisher) Pending() bool { return p.pending > 0 }
+// Pending returns the number of rounds for which an answer is owed.
+func (p *Publisher) Pending() int { return len(p.open) - p.head }
+
+// begin opens a round.
+func (p *Publisher) begin() {
+	if p.head > 0 && len(p.open) == cap(p.open) {
+		p.first += uint32(p.head)
+		p.open = p.open[:copy(p.open, p.open[p.head:])]
+		p.head = 0
+	}
+	p.open = append(p.open, openRound{})
+}
+
+// join adds a batch to the round that was opened last.
+func (p *Publisher) join() waiter {
+	p.open[len(p.open)-1].pending++
+	return waiter{p, p.first + uint32(len(p.open)-1)}
+}
+
+// settle says what became of one batch.
+func (w waiter) settle(err error) {
+	r := &w.p.open[w.n-w.p.first]
+	r.pending--
+	if err != nil && r.err == nil {
+		r.err = err
+	}
+}
+
+// answer calls the Waiter for the rounds that are accepted, up to the first that
+// is not.
+func (p *Publisher) answer() {
+	for p.head < len(p.open) && p.open[p.head].pending == 0 {
+		err := p.open[p.head].err
+		p.head++
+		p.Waiter.Accepted(err)
+	}
+	if p.head == len(p.open) {
+		p.first += uint32(p.head)
+		p.open, p.head = p.open[:0], 0
+	}
+}
 
 // Publish stores a message and puts it into the round's batch of its topic.
 // body is copied. A dueNs above zero holds it back until then (monotonic).
@@ -51,14 +103,20 @@ func (s *Shard) Publish(t *Topic, p *Publisher, body []byte, dueNs int64) error 
 	}
 	l.bytes += uint64(len(body))
 	if p.last != t || p.round != s.round {
-		p.last, p.round = t, s.round
-		p.pending++
-		l.waiters = append(l.waiters, p)
-		if p.pending == 1 {
-			s.publishers = append(s.publishers, p)
-		}
+		s.opened(p)
+		p.last = t
+		l.waiters = append(l.waiters, p.join())
 	}
 	return nil
+}
+
+// opened makes sure that p takes part in the round.
+func (s *Shard) opened(p *Publisher) {
+	if p.round != s.round {
+		p.begin()
+		p.last, p.round = nil, s.round
+		s.publishers = append(s.publishers, p)
+	}
 }
 
 // flushPublishes gives the round's batches to the channels.
@@ -78,8 +136,8 @@ func (s *Shard) flushPublishes() {
 			l.waiters = nil
 			t.writer.submit(*j)
 		}
-		for _, p := range l.waiters {
-			p.settle(err)
+		for _, w := range l.waiters {
+			w.settle(err)
 		}
 		clear(l.waiters)
 		s.keepBatch(l.batch)
@@ -88,9 +146,7 @@ func (s *Shard) flushPublishes() {
 	clear(s.topics)
 	s.topics = s.topics[:0]
 	for _, p := range s.publishers {
-		if p.pending == 0 {
-			p.answer()
-		}
+		p.answer()
 	}
 	clear(s.publishers)
 	s.publishers = s.publishers[:0]
@@ -118,19 +174,6 @@ func (s *Shard) keepBatch(b []block.Ref) {
 	if len(s.spare) < batchesMax && cap(b) <= batchKeep {
 		s.spare = append(s.spare, b[:0])
 	}
-}
-
-func (p *Publisher) settle(err error) {
-	p.pending--
-	if err != nil && p.err == nil {
-		p.err = err
-	}
-}
-
-func (p *Publisher) answer() {
-	err := p.err
-	p.err = nil
-	p.Waiter.Accepted(err)
 }
 
 // fanout gives a batch, with one reference to each message, to every channel of

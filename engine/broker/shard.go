@@ -48,7 +48,8 @@ type Shard struct {
 	room    []memory                // by topic and queue; see decide
 	scratch []uint64
 	sources []source
-	unborn  births // that the round waits for
+	unborn  births    // that the round waits for
+	tickets []*ticket // to be used again
 
 	mailMu  sync.Mutex
 	mailbox []mail
@@ -136,12 +137,11 @@ func (s *Shard) Woken() {
 		s.mailed[i] = mail{}
 		switch {
 		case m.ticket != nil:
-			for _, p := range m.ticket.waiters {
-				p.settle(m.ticket.err)
-				if p.pending == 0 {
-					p.answer()
-				}
+			for _, w := range m.ticket.waiters {
+				w.settle(m.ticket.err)
+				w.p.answer()
 			}
+			s.keepTicket(m.ticket)
 		case m.deferred.Len != 0 && m.channel.exiting.Load():
 			s.drops.Add(m.deferred.Chunk)
 		case m.deferred.Len != 0:

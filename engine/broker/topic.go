@@ -77,7 +77,7 @@ func (g *gate) enter(n int64) bool {
 type topicLocal struct {
 	batch   []block.Ref
 	bytes   uint64
-	waiters []*Publisher
+	waiters []waiter
 	queued  bool
 	view    *view    // at the end of a round: whom the batch is for; nil: the topic is going
 	roomAt  int      // index of its decisions in Shard.room

@@ -32,11 +32,20 @@ type want struct {
 
 // ticket tells a shard, or a foreign publisher, that a batch was written.
 type ticket struct {
-	waiters []*Publisher
+	waiters []waiter
 	shard   *Shard     // told through its mail
 	result  chan error // or a foreign publisher
 	births  births     // that are written when it is
 	err     error
+	written func(err error) // the method, for the journal; see Shard.ticket
+}
+
+// journalWritten is called by the journal.
+func (t *ticket) journalWritten(err error) {
+	if t.err = err; err == nil {
+		t.births.settle()
+	}
+	t.shard.post(mail{ticket: t})
 }
 
 // writer writes one topic's batches in order. Its goroutine lives while there
