@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"slices"
 	"sync"
 
 	"github.com/zsqio/zsq/internal/block"
@@ -48,7 +49,6 @@ type writer struct {
 	given   uint64             // jobs submitted
 	done    uint64             // jobs finished
 	log     *mmapqueue.Backlog // writer goroutine only, once running
-	recs    []mmapqueue.Record
 	written []*job // written in this turn and not settled
 }
 
@@ -98,7 +98,7 @@ func (w *writer) loop() {
 		w.idle.Broadcast()
 		if len(w.jobs) == 0 {
 			w.running = false
-			w.jobs, w.recs, w.written = nil, nil, nil // an idle topic holds no memory
+			w.jobs, w.written = nil, nil // an idle topic holds no memory
 			w.mu.Unlock()
 			return
 		}
@@ -268,17 +268,22 @@ func (w *writer) append(j *job) error {
 	for _, n := range j.want {
 		same = same && n.from == j.want[0].from
 	}
+	recs := records.Get().(*[]mmapqueue.Record)
+	defer records.Put(recs)
+	*recs = (*recs)[:0]
 	if same {
-		w.recs = w.recs[:0]
-		w.records(j, mmapqueue.KindPublish, 0, j.want[0].from)
-		return w.log.Append(w.recs)
+		*recs = w.records(*recs, j, mmapqueue.KindPublish, 0, j.want[0].from)
+		return w.log.Append(*recs)
 	}
-	w.recs = w.recs[:0]
 	for _, n := range j.want {
-		w.records(j, mmapqueue.KindPut, n.q.cursor.ID(), n.from)
+		*recs = w.records(*recs, j, mmapqueue.KindPut, n.q.cursor.ID(), n.from)
 	}
-	return w.log.Append(w.recs)
+	return w.log.Append(*recs)
 }
+
+// records holds the slices in which batches become records. Their bodies alias
+// arenas, which the collector does not look at.
+var records = sync.Pool{New: func() any { return new([]mmapqueue.Record) }}
 
 // open makes sure that the queue has a cursor. A queue that a channel has
 // inherited from its topic goes by the channel's name from then on, even for
@@ -299,7 +304,9 @@ func (q *queue) open(log *mmapqueue.Backlog) error {
 	return nil
 }
 
-func (w *writer) records(j *job, k mmapqueue.Kind, cursor uint32, from int) {
+// records appends what the batch is from index from on.
+func (w *writer) records(recs []mmapqueue.Record, j *job, k mmapqueue.Kind, cursor uint32, from int) []mmapqueue.Record {
+	recs = slices.Grow(recs, len(j.refs)-from)
 	for i, r := range j.refs[from:] {
 		rec := mmapqueue.Record{Kind: k, Cursor: cursor, Attempts: uint16(r.Aux & auxAttempts)}
 		frame := frameOf(w.b.pool, r)
@@ -310,8 +317,9 @@ func (w *writer) records(j *job, k mmapqueue.Kind, cursor uint32, from int) {
 		} else {
 			rec.Due = dueOf(w.b.pool, r)
 		}
-		w.recs = append(w.recs, rec)
+		recs = append(recs, rec)
 	}
+	return recs
 }
 
 // settleWritten ends a batch that stands in the backlog. It may not have been
@@ -362,7 +370,6 @@ func (w *writer) answer(j *job, err error) {
 	if j.after != nil {
 		j.after()
 	}
-	clear(w.recs)
 	if t := j.done; t != nil {
 		t.err = err
 		if t.shard != nil {
