@@ -49,7 +49,7 @@ type writer struct {
 	given   uint64             // jobs submitted
 	done    uint64             // jobs finished
 	log     *mmapqueue.Backlog // writer goroutine only, once running
-	written []*job // written in this turn and not settled
+	written []*job             // written in this turn and not settled
 }
 
 func (w *writer) init(b *Broker, dir string) {
@@ -238,9 +238,8 @@ func (w *writer) settleAll() {
 	w.written = w.written[:0]
 }
 
-// write appends the batch: as one record for all when every cursor of the log
-// wants it, else as one record for each queue that does. A queue that keeps up
-// in memory must not meet the message a second time on disk.
+// write appends the batch, each message once, for those queues that want it. A queue
+// that keeps up in memory must not meet the message a second time on disk.
 func (w *writer) write(j *job) error {
 	for _, n := range j.want {
 		n.q.mu.Lock()
@@ -264,19 +263,35 @@ func (w *writer) writeLocked(j *job) error {
 }
 
 func (w *writer) append(j *job) error {
-	same := len(j.want) == len(w.log.Names())
-	for _, n := range j.want {
-		same = same && n.from == j.want[0].from
-	}
 	recs := records.Get().(*[]mmapqueue.Record)
 	defer records.Put(recs)
 	*recs = (*recs)[:0]
-	if same {
-		*recs = w.records(*recs, j, mmapqueue.KindPublish, 0, j.want[0].from)
-		return w.log.Append(*recs)
+	cursors := w.log.Cursors()
+	wants := j.want
+	if len(wants) > 1 {
+		wants = slices.SortedStableFunc(slices.Values(wants), func(x, y want) int { return x.from - y.from })
 	}
-	for _, n := range j.want {
-		*recs = w.records(*recs, j, mmapqueue.KindPut, n.q.cursor.ID(), n.from)
+	// More and more queues want it as we go along.
+	for i, n := range wants {
+		end := len(j.refs)
+		if i+1 < len(wants) {
+			end = wants[i+1].from
+		}
+		if n.from == end {
+			continue
+		}
+		r := mmapqueue.Record{Kind: mmapqueue.KindPublish}
+		switch {
+		case i+1 == cursors:
+		case i == 0:
+			r.Kind, r.Cursor = mmapqueue.KindPut, n.q.cursor.ID()
+		default:
+			r.Kind = mmapqueue.KindSome
+			for _, n := range wants[:i+1] {
+				r.To = append(r.To, n.q.cursor.ID())
+			}
+		}
+		*recs = w.records(*recs, j, r, n.from, end)
 	}
 	return w.log.Append(*recs)
 }
@@ -304,11 +319,11 @@ func (q *queue) open(log *mmapqueue.Backlog) error {
 	return nil
 }
 
-// records appends what the batch is from index from on.
-func (w *writer) records(recs []mmapqueue.Record, j *job, k mmapqueue.Kind, cursor uint32, from int) []mmapqueue.Record {
-	recs = slices.Grow(recs, len(j.refs)-from)
-	for i, r := range j.refs[from:] {
-		rec := mmapqueue.Record{Kind: k, Cursor: cursor, Attempts: uint16(r.Aux & auxAttempts)}
+// records appends messages from to end of a batch, for whom rec is for.
+func (w *writer) records(recs []mmapqueue.Record, j *job, rec mmapqueue.Record, from, end int) []mmapqueue.Record {
+	recs = slices.Grow(recs, end-from)
+	for i, r := range j.refs[from:end] {
+		rec.Attempts = uint16(r.Aux & auxAttempts)
 		frame := frameOf(w.b.pool, r)
 		rec.ID, _ = wire.FrameID(frame)
 		rec.Timestamp, rec.Body = wire.FrameTimestamp(frame), wire.FrameBody(frame)
