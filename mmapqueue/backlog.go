@@ -225,15 +225,19 @@ func (b *Backlog) count(s *segment, recs []Record) {
 		}
 	}
 	publishes := int64(0)
-	for i := range recs {
-		if recs[i].Kind == KindPublish {
-			publishes++
-			continue
+	for i, n := 0, 0; i < len(recs); i += n {
+		r := &recs[i]
+		for n = 1; i+n < len(recs) && r.sameReaders(&recs[i+n]); n++ {
 		}
-		at := slices.IndexFunc(b.cursors, func(c *Cursor) bool { return c.id == recs[i].Cursor })
-		if at >= 0 {
-			b.cursors[at].depth.Add(1)
-			s.addPuts(recs[i].Cursor, 1)
+		switch r.Kind {
+		case KindPublish:
+			publishes += int64(n)
+		case KindSome:
+			for _, id := range r.To {
+				b.countPuts(s, id, int64(n))
+			}
+		default:
+			b.countPuts(s, r.Cursor, int64(n))
 		}
 	}
 	s.publishes += publishes
@@ -241,6 +245,15 @@ func (b *Backlog) count(s *segment, recs []Record) {
 		for _, c := range b.cursors {
 			c.depth.Add(publishes)
 		}
+	}
+}
+
+// countPuts adds n records of s to what the cursor of that number has to read, if
+// there still is one. The caller holds mu.
+func (b *Backlog) countPuts(s *segment, cursor uint32, n int64) {
+	if at := slices.IndexFunc(b.cursors, func(c *Cursor) bool { return c.id == cursor }); at >= 0 {
+		b.cursors[at].depth.Add(n)
+		s.addPuts(cursor, n)
 	}
 }
 

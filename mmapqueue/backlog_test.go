@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -197,6 +198,10 @@ func runModel(t *testing.T, seed uint64, steps int) {
 					pending[to] = append(pending[to], *r)
 					continue
 				}
+				if len(pending) > 0 && rng.IntN(3) == 0 {
+					forSome(t, rng, b, r, slices.Collect(maps.Keys(pending)), func(to string) { pending[to] = append(pending[to], *r) })
+					continue
+				}
 				for to := range pending {
 					pending[to] = append(pending[to], *r)
 				}
@@ -251,6 +256,21 @@ func runModel(t *testing.T, seed uint64, steps int) {
 	must(t, b.Close())
 	if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("an empty log leaves its directory: %v", err)
+	}
+}
+
+// forSome makes r a message for some of the cursors, and calls add for each.
+func forSome(t *testing.T, rng *rand.Rand, b *mmapqueue.Backlog, r *mmapqueue.Record, names []string, add func(to string)) {
+	t.Helper()
+	slices.Sort(names)
+	rng.Shuffle(len(names), func(i, k int) { names[i], names[k] = names[k], names[i] })
+	names = names[:1+rng.IntN(len(names))]
+	r.Kind = mmapqueue.KindSome
+	for _, name := range names {
+		r.To = append(r.To, mustCursor(t, b, name).ID())
+	}
+	for _, name := range names {
+		add(name)
 	}
 }
 

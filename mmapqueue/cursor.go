@@ -16,7 +16,7 @@ import (
 // Cursor is one reader's place in a log: a channel's, or the topic's own. One
 // goroutine at a time may Read; the other methods may be called beside it.
 //
-// Every record that is the cursor's, a publish or a put for it, is in one place:
+// Every record that is the cursor's, a publish or one for it, is in one place:
 //
 //	still to read ── Read ──► handed out ── Finish ──► finished
 //	      └───────────────── Finish ─────────────────────▲
@@ -126,7 +126,14 @@ func (b *Backlog) Names() []string {
 	return names
 }
 
-// ID returns the number by which put records name this cursor. It is not used
+// Cursors returns how many cursors there are.
+func (b *Backlog) Cursors() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return len(b.cursors)
+}
+
+// ID returns the number by which records name this cursor. It is not used
 // again while the log has records.
 func (c *Cursor) ID() uint32 { return c.id }
 
@@ -507,7 +514,7 @@ func (w *walk) run(m []byte, f func(r *Record)) {
 			w.at.sequence = sequence
 			return
 		}
-		if (w.record.Kind == KindPublish || w.record.Cursor == w.id) && !w.done(sequence) {
+		if w.record.isFor(w.id) && !w.done(sequence) {
 			f(w.record)
 			w.out = append(w.out, sequence)
 		}

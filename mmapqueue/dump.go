@@ -2,6 +2,7 @@ package mmapqueue
 
 import (
 	"bufio"
+	"encoding/binary"
 	"fmt"
 	"io"
 	"os"
@@ -155,6 +156,8 @@ func (r *Record) kindName() string {
 		return "name"
 	case r.Kind == KindPut:
 		return "put"
+	case r.Kind == KindSome:
+		return "some"
 	}
 	return fmt.Sprintf("kind %d", r.Kind)
 }
@@ -168,6 +171,9 @@ func (r *Record) line(what string, bodyMax int) string {
 	}
 	if r.Kind == KindPut {
 		fmt.Fprintf(&b, " for cursor %d", r.Cursor)
+	}
+	for to, sep := r.to, " for cursors "; len(to) >= 4; to, sep = to[4:], ", " {
+		fmt.Fprintf(&b, "%s%d", sep, binary.LittleEndian.Uint32(to))
 	}
 	fmt.Fprintf(&b, " id %016x, %s, attempts %d", r.ID, time.Unix(0, r.Timestamp).UTC().Format(time.RFC3339Nano), r.Attempts)
 	if r.Due != 0 {

@@ -37,10 +37,13 @@ func images(t *testing.T) []image {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "log")
 	b := mustOpen(t, dir, mmapqueue.Options{SegmentBytesMin: 64 << 10, SyncEvery: -1, SyncTimeout: -1})
-	mustCursor(t, b, "ch")
+	ch := mustCursor(t, b, "ch").ID()
 	want := publish(1, 200)
 	for i := range want {
 		want[i].Body = want[i].Body[:min(len(want[i].Body), 3+i%31)]
+		if i%4 == 0 {
+			want[i].Kind, want[i].To = mmapqueue.KindSome, []uint32{ch, 7, 8}[:1+i%3]
+		}
 	}
 	img := image{want: want}
 	must(t, b.Append(want))

@@ -132,6 +132,10 @@ func runFinishModel(t *testing.T, seed uint64, steps int) {
 					model[to].unread = append(model[to].unread, *r)
 					continue
 				}
+				if rng.IntN(3) == 0 {
+					forSome(t, rng, b, r, []string{"a", "b"}, func(to string) { model[to].unread = append(model[to].unread, *r) })
+					continue
+				}
 				for _, to := range model {
 					to.unread = append(to.unread, *r)
 				}

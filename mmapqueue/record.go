@@ -3,6 +3,7 @@ package mmapqueue
 import (
 	"encoding/binary"
 	"fmt"
+	"slices"
 
 	"github.com/cespare/xxhash/v2"
 )
@@ -29,11 +30,15 @@ const (
 	kindSuspect  Kind = 10
 	kindNews     Kind = 11
 	kindEmpty    Kind = 12
+
+	// KindSome is a message for several cursors, but not for all: it is written once
+	// for those channels that lag. It stands in a backlog only.
+	KindSome Kind = 13
 )
 
-// known reports whether a record can be of kind k. (A backlog holds the first
-// two only; another cannot be found there, for its checksum would be wrong.)
-func (k Kind) known() bool { return k-KindPublish <= kindEmpty-KindPublish }
+// known reports whether a record can be of kind k. (A backlog holds some of them
+// only; another cannot be found there, for its checksum would be wrong.)
+func (k Kind) known() bool { return k-KindPublish <= KindSome-KindPublish }
 
 // Record is one entry of a log.
 type Record struct {
@@ -45,6 +50,34 @@ type Record struct {
 	Due       int64  // ns, wall clock; 0 = at once
 	Sequence  uint64 // topic sequence; set by Read, ignored by Append
 	Body      []byte // Append copies it; from Read it aliases the mapping
+
+	// To is, for KindSome, the cursors that read it. Append copies it; Read leaves
+	// it nil, since the record is for the cursor that reads.
+	To []uint32
+
+	to []byte // To as it stands in a record
+}
+
+// sameReaders reports whether two records to be appended are read by the same
+// cursors.
+func (r *Record) sameReaders(o *Record) bool {
+	return r.Kind == o.Kind && r.Cursor == o.Cursor && slices.Equal(r.To, o.To)
+}
+
+// isFor reports whether the cursor of that number has to read a decoded record.
+func (r *Record) isFor(cursor uint32) bool {
+	switch r.Kind {
+	case KindPublish:
+		return true
+	case KindSome:
+		for to := r.to; len(to) >= 4; to = to[4:] {
+			if binary.LittleEndian.Uint32(to) == cursor {
+				return true
+			}
+		}
+		return false
+	}
+	return r.Cursor == cursor
 }
 
 // A record starts on an 8-byte boundary. All numbers are little-endian:
@@ -55,12 +88,15 @@ type Record struct {
 //	└────────┴──────┴───────┴──────────┴───────────┴─────────┴──────────┘
 //	                                                24+length  pad to 8
 //
-// and its payload, for the two kinds there are:
+// and its payload, for the kinds that are messages:
 //
 //	24        32       34    36       40     48     56
 //	├─────────┼────────┼─────┼────────┼──────┼──────┼──────┐
 //	│ ts      │attempts│ 0   │ cursor │ id   │ due  │ body │
 //	└─────────┴────────┴─────┴────────┴──────┴──────┴──────┘
+//
+// In front of the body of a KindSome stand the numbers of its cursors, 4 bytes each,
+// and zeros to the next 8; how many there are is where a put names its cursor.
 //
 // length is that of the payload, never zero: zeros there are space that was
 // never written. sequence counts the topic's records from 1.
@@ -99,6 +135,12 @@ func recordSize(n int) int64 {
 	return (offBody + int64(n) + recordAlign - 1) &^ (recordAlign - 1)
 }
 
+// size returns the bytes that a record takes.
+func (r *Record) size() int64 { return recordSize(toSize(len(r.To)) + len(r.Body)) }
+
+// toSize returns the bytes of n numbers in front of a body.
+func toSize(n int) int { return (4*n + recordAlign - 1) &^ (recordAlign - 1) }
+
 // batchSize returns the bytes that recs take, or an error when one of them can
 // not be written.
 func batchSize(recs []Record) (size int64, err error) {
@@ -107,10 +149,10 @@ func batchSize(recs []Record) (size int64, err error) {
 		if len(r.Body) > bodySizeMax {
 			return 0, fmt.Errorf("mmapqueue: body of %d bytes, the limit is %d", len(r.Body), bodySizeMax)
 		}
-		if r.Kind != KindPublish && r.Kind != KindPut {
-			return 0, fmt.Errorf("mmapqueue: append record of unknown kind %d", r.Kind)
+		if r.Kind != KindPublish && r.Kind != KindPut && r.Kind != KindSome || (r.Kind == KindSome) != (len(r.To) > 0) {
+			return 0, fmt.Errorf("mmapqueue: append record of unknown kind %d, for %d cursors", r.Kind, len(r.To))
 		}
-		size += recordSize(len(r.Body))
+		size += r.size()
 	}
 	return size, nil
 }
@@ -126,8 +168,9 @@ func encode(b []byte, r *Record, sequence uint64, offset int64, salt uint64) int
 // draft writes r to the front of b without what depends on its place, and
 // returns its size. seal makes a record of it.
 func draft(b []byte, r *Record) int {
-	size := int(recordSize(len(r.Body)))
-	end := offBody + len(r.Body)
+	size := int(r.size())
+	body := offBody + toSize(len(r.To))
+	end := body + len(r.Body)
 	_ = b[size-1]
 	binary.LittleEndian.PutUint64(b, uint64(end-recordHeader)|uint64(r.Kind)<<32)
 	binary.LittleEndian.PutUint64(b[offTime:], uint64(r.Timestamp))
@@ -135,7 +178,14 @@ func draft(b []byte, r *Record) int {
 	binary.LittleEndian.PutUint32(b[offCursor:], r.Cursor)
 	binary.LittleEndian.PutUint64(b[offID:], r.ID)
 	binary.LittleEndian.PutUint64(b[offDue:], uint64(r.Due))
-	copy(b[offBody:], r.Body)
+	if r.Kind == KindSome {
+		binary.LittleEndian.PutUint32(b[offCursor:], uint32(len(r.To)))
+		binary.LittleEndian.PutUint32(b[body-4:], 0)
+		for i, id := range r.To {
+			binary.LittleEndian.PutUint32(b[offBody+4*i:], id)
+		}
+	}
+	copy(b[body:], r.Body)
 	clear(b[end:size])
 	binary.LittleEndian.PutUint64(b[offChecksum:], xxhash.Sum64(b[recordHeader:end]))
 	return size
@@ -194,6 +244,13 @@ func decode(b []byte, r *Record, offset int64, salt uint64) (size int64, v verdi
 		Due:       int64(binary.LittleEndian.Uint64(b[offDue:])),
 		Sequence:  sequence,
 		Body:      payload[recordFixed:n:n],
+	}
+	if kind == KindSome {
+		to := int64(r.Cursor)
+		if to > (n-recordFixed)/4 || int64(toSize(int(to))) > n-recordFixed {
+			return size, damaged // not of our making
+		}
+		r.to, r.Body, r.Cursor = r.Body[:4*to], r.Body[toSize(int(to)):], 0
 	}
 	return size, whole
 }

@@ -1,6 +1,7 @@
 package mmapqueue
 
 import (
+	"encoding/binary"
 	"errors"
 	"io/fs"
 	"path/filepath"
@@ -221,13 +222,18 @@ func (s *segment) scan(m mmap.MMap, cursors []*Cursor) (damage []int64) {
 		if lost >= 0 {
 			damage, lost = append(damage, lost), -1
 		}
-		if r.Kind == KindPublish {
+		switch r.Kind {
+		case KindPublish:
 			s.publishes++
-		} else {
+		case KindSome:
+			for to := r.to; len(to) >= 4; to = to[4:] {
+				s.addPuts(binary.LittleEndian.Uint32(to), 1)
+			}
+		default:
 			s.addPuts(r.Cursor, 1)
 		}
 		for _, c := range cursors {
-			if c.base.segment <= s.number && (r.Kind == KindPublish || r.Cursor == c.id) && c.window.has(r.Sequence) {
+			if c.base.segment <= s.number && r.isFor(c.id) && c.window.has(r.Sequence) {
 				c.tally(s.number).finished++
 			}
 		}

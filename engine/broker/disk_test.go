@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/zsqio/zsq/internal/block"
 	"github.com/zsqio/zsq/internal/faultfs"
 	"github.com/zsqio/zsq/mmapqueue"
 )
@@ -169,5 +170,50 @@ func TestBacklogLimit(t *testing.T) {
 	}
 	if got := stored(t, dir); len(got) != accepted {
 		t.Errorf("%d messages are there, %d were accepted", len(got), accepted)
+	}
+}
+
+// TestOverflowIsWrittenOnce shows that a message which several channels could not
+// keep in memory takes the disk once, whichever of them lag.
+func TestOverflowIsWrittenOnce(t *testing.T) {
+	bytes := func(lag, keepUp int) int64 {
+		b, topic := diskBroker(t, t.TempDir(), mmapqueue.Options{SegmentBytesMin: 16 << 10, SegmentBytesMax: 16 << 10, SyncEvery: -1, SyncTimeout: -1})
+		defer b.Close()
+		for i := 1; i < lag+keepUp; i++ {
+			if _, err := topic.Channel(string(rune('c' + i))); err != nil {
+				t.Fatal(err)
+			}
+		}
+		channels := topic.Channels()
+		big := make([]byte, 200)
+		var refs [64]block.Ref
+		for i := range 2000 {
+			if err := b.PublishForeign(topic, [][]byte{big, big, big}[:1+i%3], 0); err != nil {
+				t.Fatal(err)
+			}
+			if i == 20 {
+				topic.writer.wait()
+			}
+			for _, c := range channels[lag:] {
+				n := c.q.pop(refs[:])
+				b.drop(nil, refs[:n])
+				if i == 20 { // it was behind, once
+					c.q.mu.Lock()
+					err := c.q.open(topic.writer.log)
+					c.q.mu.Unlock()
+					if err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+		}
+		topic.writer.wait()
+		return topic.writer.log.Bytes()
+	}
+	one := bytes(1, 0)
+	for _, x := range []struct{ lag, keepUp int }{{4, 0}, {3, 1}, {2, 2}, {1, 3}} {
+		if n := bytes(x.lag, x.keepUp); n > one*11/10 {
+			t.Errorf("%d channels of %d that lag write %d bytes, one writes %d", x.lag, x.lag+x.keepUp, n, one)
+		}
 	}
 }

@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -61,8 +62,7 @@ type writer struct {
 	given   uint64             // jobs submitted
 	done    uint64             // jobs finished
 	log     *mmapqueue.Backlog // writer goroutine only, once running
-	recs    []mmapqueue.Record
-	written []*job // written in this turn and not settled
+	written []*job             // written in this turn and not settled
 }
 
 func (w *writer) init(b *Broker, dir string, mode *atomic.Int32) {
@@ -111,7 +111,7 @@ func (w *writer) loop() {
 		w.idle.Broadcast()
 		if len(w.jobs) == 0 {
 			w.running = false
-			w.jobs, w.recs, w.written = nil, nil, nil // an idle topic holds no memory
+			w.jobs, w.written = nil, nil // an idle topic holds no memory
 			w.mu.Unlock()
 			return
 		}
@@ -252,9 +252,8 @@ func (w *writer) settleAll() {
 	w.written = w.written[:0]
 }
 
-// write appends the batch: as one record for all when every cursor of the log
-// wants it, else as one record for each queue that does. A queue that keeps up
-// in memory must not meet the message a second time on disk.
+// write appends the batch, each message once, for those queues that want it. A queue
+// that keeps up in memory must not meet the message a second time on disk.
 func (w *writer) write(j *job) error {
 	for _, n := range j.want {
 		n.q.mu.Lock()
@@ -278,21 +277,42 @@ func (w *writer) writeLocked(j *job) error {
 }
 
 func (w *writer) append(j *job) error {
-	same := len(j.want) == len(w.log.Names())
-	for _, n := range j.want {
-		same = same && n.from == j.want[0].from
+	recs := records.Get().(*[]mmapqueue.Record)
+	defer records.Put(recs)
+	*recs = (*recs)[:0]
+	cursors := w.log.Cursors()
+	wants := j.want
+	if len(wants) > 1 {
+		wants = slices.SortedStableFunc(slices.Values(wants), func(x, y want) int { return x.from - y.from })
 	}
-	if same {
-		w.recs = w.recs[:0]
-		w.records(j, mmapqueue.KindPublish, 0, j.want[0].from)
-		return w.log.Append(w.recs)
+	// More and more queues want it as we go along.
+	for i, n := range wants {
+		end := len(j.refs)
+		if i+1 < len(wants) {
+			end = wants[i+1].from
+		}
+		if n.from == end {
+			continue
+		}
+		r := mmapqueue.Record{Kind: mmapqueue.KindPublish}
+		switch {
+		case i+1 == cursors:
+		case i == 0:
+			r.Kind, r.Cursor = mmapqueue.KindPut, n.q.cursor.ID()
+		default:
+			r.Kind = mmapqueue.KindSome
+			for _, n := range wants[:i+1] {
+				r.To = append(r.To, n.q.cursor.ID())
+			}
+		}
+		*recs = w.records(*recs, j, r, n.from, end)
 	}
-	w.recs = w.recs[:0]
-	for _, n := range j.want {
-		w.records(j, mmapqueue.KindPut, n.q.cursor.ID(), n.from)
-	}
-	return w.log.Append(w.recs)
+	return w.log.Append(*recs)
 }
+
+// records holds the slices in which batches become records. Their bodies alias
+// arenas, which the collector does not look at.
+var records = sync.Pool{New: func() any { return new([]mmapqueue.Record) }}
 
 // open makes sure that the queue has a cursor. A queue that a channel has
 // inherited from its topic goes by the channel's name from then on, even for
@@ -313,9 +333,11 @@ func (q *queue) open(log *mmapqueue.Backlog) error {
 	return nil
 }
 
-func (w *writer) records(j *job, k mmapqueue.Kind, cursor uint32, from int) {
-	for i, r := range j.refs[from:] {
-		rec := mmapqueue.Record{Kind: k, Cursor: cursor, Attempts: uint16(r.Aux & auxAttempts)}
+// records appends messages from to end of a batch, for whom rec is for.
+func (w *writer) records(recs []mmapqueue.Record, j *job, rec mmapqueue.Record, from, end int) []mmapqueue.Record {
+	recs = slices.Grow(recs, end-from)
+	for i, r := range j.refs[from:end] {
+		rec.Attempts = uint16(r.Aux & auxAttempts)
 		frame := frameOf(w.b.pool, r)
 		rec.ID, _ = wire.FrameID(frame)
 		rec.Timestamp, rec.Body = wire.FrameTimestamp(frame), wire.FrameBody(frame)
@@ -324,8 +346,9 @@ func (w *writer) records(j *job, k mmapqueue.Kind, cursor uint32, from int) {
 		} else {
 			rec.Due = dueOf(w.b.pool, r)
 		}
-		w.recs = append(w.recs, rec)
+		recs = append(recs, rec)
 	}
+	return recs
 }
 
 // settleWritten ends a batch that stands in the backlog. It may not have been
@@ -376,7 +399,6 @@ func (w *writer) answer(j *job, err error) {
 	if j.after != nil {
 		j.after()
 	}
-	clear(w.recs)
 	if t := j.done; t != nil {
 		t.err = err
 		if t.shard != nil {
