@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	stdlog "log"
 	"net"
 	"net/http"
@@ -149,8 +150,11 @@ func (e *Engine) openGroup() (err error) {
 }
 
 func (e *Engine) openBroker() error {
-	mark, err := broker.TakeIDMark(e.idMarkPath())
-	if err != nil {
+	mark, markErr := broker.TakeIDMark(e.idMarkPath())
+	if errors.Is(markErr, fs.ErrPermission) || errors.Is(markErr, unix.EROFS) {
+		return fmt.Errorf("data-path %s: %w", e.dataPath(), markErr)
+	}
+	if err := checkFormat(e.dataPath(), e.log); err != nil {
 		return err
 	}
 	leaveNote(e.dataPath())
@@ -188,6 +192,10 @@ func (e *Engine) openBroker() error {
 			e.log.printf(LogError, format, args...)
 		},
 	}, mark)
+	if markErr != nil {
+		e.log.printf(LogError, "%v", markErr)
+		e.broker.ForgetIDMark()
+	}
 	for i, l := range e.group.Loops() {
 		h := e.handlers[i]
 		h.loop, h.shard = l, e.broker.Shard(i)

@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -342,61 +341,6 @@ func (t *Topic) save(j *job) error {
 		return err
 	}
 	t.b.finishSource(source{q: j.want[0].q, sequences: t.b.sequences(j.refs)})
-	return nil
-}
-
-// idMarkAhead is how many ids the mark on disk runs ahead of those in use, when it
-// is written. At five million messages a second that is ten days; there is room
-// for a million starts.
-const idMarkAhead = 1 << 42
-
-// TakeIDMark returns where this run's message ids start, and writes down where
-// the next run's do. Path is the mark's file.
-func TakeIDMark(path string) (uint64, error) {
-	mark := uint64(1)
-	b, err := os.ReadFile(path)
-	switch {
-	case err == nil:
-		mark, err = strconv.ParseUint(strings.TrimSpace(string(b)), 10, 62)
-		if err != nil {
-			return 0, fmt.Errorf("broker: id mark in %s: %w", path, err)
-		}
-	case !errors.Is(err, fs.ErrNotExist):
-		return 0, fmt.Errorf("broker: id mark: %w", err)
-	}
-	return mark, writeIDMark(path, mark+idMarkAhead)
-}
-
-// ExtendIDMark moves the mark in path on when this run has used up half of what it
-// allows. One goroutine calls it now and then.
-func (b *Broker) ExtendIDMark(path string) error {
-	next := b.ids.next.Load()
-	if next+idMarkAhead/2 < b.idMark {
-		return nil
-	}
-	if err := writeIDMark(path, next+idMarkAhead); err != nil {
-		return err
-	}
-	b.idMark = next + idMarkAhead
-	return nil
-}
-
-func writeIDMark(path string, mark uint64) error {
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return fmt.Errorf("broker: id mark: %w", err)
-	}
-	f, err := os.CreateTemp(filepath.Dir(path), "ids.*.tmp")
-	if err != nil {
-		return fmt.Errorf("broker: id mark: %w", err)
-	}
-	_, err = fmt.Fprintln(f, mark)
-	err = errors.Join(err, f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		return fmt.Errorf("broker: id mark: %w", err)
-	}
 	return nil
 }
 

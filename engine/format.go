@@ -1,0 +1,38 @@
+package engine
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+)
+
+// dataFormat is how we write the files below zsq in a data path. A later zsq that
+// writes them so that this one would take them for damaged counts it up.
+const dataFormat = 1
+
+// checkFormat refuses a data path that a later zsq has written. A path without a
+// number gets ours; what cannot be read or written is only logged.
+func checkFormat(dataPath string, log *logger) error {
+	path := filepath.Join(dataPath, "zsq", "format")
+	b, err := os.ReadFile(path)
+	if err == nil {
+		var format int
+		if format, err = strconv.Atoi(strings.TrimSpace(string(b))); err == nil {
+			if format > dataFormat {
+				return fmt.Errorf("data-path %s has format %d, written by a later zsq; this one knows %d", dataPath, format, dataFormat)
+			}
+			return nil
+		}
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
+		log.printf(LogError, "format of the data-path, taken for %d - %s", dataFormat, err)
+	}
+	if err := replaceFile(path, []byte(strconv.Itoa(dataFormat)+"\n")); err != nil {
+		log.printf(LogError, "format of the data-path - %s", err)
+	}
+	return nil
+}
