@@ -25,8 +25,6 @@ func newLogger(w io.Writer, prefix string, format LogFormat, level LogLevel) *lo
 	return l
 }
 
-var logWords = [...]string{LogDebug: "DEBUG", LogInfo: "INFO", LogWarn: "WARNING", LogError: "ERROR", LogFatal: "FATAL"}
-
 func (l *logger) printf(level LogLevel, format string, args ...any) {
 	if int64(level) >= l.level.Load() {
 		text := fmt.Sprintf(format, args...)
@@ -43,14 +41,14 @@ func LogLine(w io.Writer, prefix string, format LogFormat, level LogLevel, text 
 	now := time.Now()
 	text = strings.TrimSuffix(text, "\n")
 	if format != LogJSON {
-		_, _ = fmt.Fprintf(w, "%s%s %s: %s\n", prefix, now.Format("2006/01/02 15:04:05.000000"), logWords[level], text)
+		_, _ = fmt.Fprintf(w, "%s%s %s: %s\n", prefix, now.Format("2006/01/02 15:04:05.000000"), level.Word(), text)
 		return
 	}
 	line, err := json.Marshal(struct {
 		Time  time.Time `json:"time"`
 		Level string    `json:"level"`
 		Text  string    `json:"msg"`
-	}{now, logWords[level], text})
+	}{now, level.Word(), text})
 	if err != nil {
 		panic("BUG: " + err.Error())
 	}

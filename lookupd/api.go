@@ -4,11 +4,11 @@ import (
 	"log"
 	"net/http"
 	"net/http/pprof"
-	"path"
 	"runtime/debug"
-	"slices"
 	"strings"
 	"time"
+
+	"github.com/zsqio/zsq/internal/route"
 )
 
 // api is the HTTP side of a server.
@@ -101,54 +101,21 @@ func (a *api) route(w *responseWriter, r *http.Request) {
 		e(w, r)
 		return
 	}
-	if p := a.canonical(r.Method, r.URL.Path); p != "" {
-		redirect(w, r, p)
+	serves := func(p string) bool { return a.routes[p][r.Method] != nil }
+	if p := route.Canonical(r.Method, r.URL.Path, strings.ToLower, serves); p != "" {
+		route.Redirect(w, r, p)
 		return
 	}
 	if m == nil {
 		w.fail(errNotFound)
 		return
 	}
-	w.Header().Set("Allow", allow(m))
+	w.Header().Set("Allow", route.Allow(m))
 	if r.Method == http.MethodOptions {
 		w.WriteHeader(http.StatusOK)
 		return
 	}
 	w.fail(errMethodNotAllowed)
-}
-
-// canonical returns the path that p stands for when it has the wrong case or
-// slashes and dots too many, and "" when there is none with this method.
-func (a *api) canonical(method, p string) string {
-	if method == http.MethodConnect || p == "/" {
-		return ""
-	}
-	c := strings.ToLower(path.Clean("/" + p))
-	if c != p && a.routes[c][method] != nil {
-		return c
-	}
-	return ""
-}
-
-// redirect sends the client to the same URL with another path.
-func redirect(w *responseWriter, r *http.Request, p string) {
-	code := http.StatusTemporaryRedirect // the method and the body go along
-	if r.Method == http.MethodGet {
-		code = http.StatusMovedPermanently
-	}
-	u := *r.URL
-	u.Path, u.RawPath = p, ""
-	http.Redirect(w, r, u.String(), code)
-}
-
-// allow lists a path's methods for the Allow header.
-func allow(m methods) string {
-	list := []string{http.MethodOptions}
-	for name := range m {
-		list = append(list, name)
-	}
-	slices.Sort(list)
-	return strings.Join(list, ", ")
 }
 
 func newWarnLog(l *Logger) *log.Logger { return log.New(warnings{l}, "", 0) }

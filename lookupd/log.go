@@ -20,13 +20,11 @@ func NewLogger(w io.Writer, prefix string, level LogLevel) *Logger {
 	return &Logger{out: log.New(w, prefix, log.Ldate|log.Ltime|log.Lmicroseconds), level: level}
 }
 
-var logWords = [...]string{LogDebug: "DEBUG", LogInfo: "INFO", LogWarn: "WARNING", LogError: "ERROR", LogFatal: "FATAL"}
-
 // Printf writes a line unless its level is below the logger's. It stays one line:
 // clients choose some of the text and must not write lines of their own.
 func (l *Logger) Printf(level LogLevel, format string, args ...any) {
 	if l.enabled(level) {
-		l.out.Print(logWords[level] + ": " + lineBreaks.Replace(fmt.Sprintf(format, args...)))
+		l.out.Print(level.Word() + ": " + lineBreaks.Replace(fmt.Sprintf(format, args...)))
 	}
 }
 

@@ -2,12 +2,11 @@ package lookupd
 
 import (
 	"errors"
-	"fmt"
 	"os"
-	"strings"
 	"time"
 
 	"github.com/zsqio/zsq/internal/config"
+	"github.com/zsqio/zsq/internal/loglevel"
 )
 
 // Version is the nsqlookupd release whose behaviour we offer. Producers and
@@ -96,37 +95,13 @@ func (o *Options) Fields() []config.Field {
 }
 
 // LogLevel says from which gravity on lines are logged.
-type LogLevel int
+type LogLevel = loglevel.Level
 
-// The levels, as upstream numbers them.
+// The log levels, from the most to the least talkative.
 const (
-	LogDebug LogLevel = iota + 1
-	LogInfo
-	LogWarn
-	LogError
-	LogFatal
+	LogDebug = loglevel.Debug
+	LogInfo  = loglevel.Info
+	LogWarn  = loglevel.Warn
+	LogError = loglevel.Error
+	LogFatal = loglevel.Fatal
 )
-
-var logLevels = [...]string{LogDebug: "debug", LogInfo: "info", LogWarn: "warn", LogError: "error", LogFatal: "fatal"}
-
-// String returns the flag's word, in capitals as upstream's help shows it.
-func (l LogLevel) String() string {
-	if l < LogDebug || l > LogFatal {
-		return "invalid"
-	}
-	return strings.ToUpper(logLevels[l])
-}
-
-// Set parses a level's word in any case.
-func (l *LogLevel) Set(s string) error {
-	for n := LogDebug; n <= LogFatal; n++ {
-		if strings.EqualFold(s, logLevels[n]) {
-			*l = n
-			return nil
-		}
-	}
-	return fmt.Errorf("unknown log level %q (debug, info, warn, error, fatal)", s)
-}
-
-// Get makes LogLevel a flag.Getter.
-func (l *LogLevel) Get() any { return *l }

@@ -2,9 +2,9 @@ package httpapi
 
 import (
 	"net/http"
-	"path"
-	"slices"
 	"strings"
+
+	"github.com/zsqio/zsq/internal/route"
 )
 
 // handler answers one request; param is the last part of /config/:opt.
@@ -78,14 +78,14 @@ func (a *api) route(w *responseWriter, r *http.Request) {
 		return
 	}
 	if p := a.canonical(r.Method, r.URL.Path); p != "" {
-		redirect(w, r, p)
+		route.Redirect(w, r, p)
 		return
 	}
 	if m == nil {
 		w.v1(nil, errNotFound)
 		return
 	}
-	w.Header().Set("Allow", allow(m))
+	w.Header().Set("Allow", route.Allow(m))
 	if r.Method == http.MethodOptions {
 		w.WriteHeader(http.StatusOK)
 		return
@@ -93,43 +93,17 @@ func (a *api) route(w *responseWriter, r *http.Request) {
 	w.v1(nil, errMethodNotAllowed)
 }
 
-// canonical returns the path that p stands for when it has the wrong case, a
-// slash too many or too few, or dots in it, and "" when there is none with
-// this method.
+// canonical returns the path that p stands for when it is spelled another way, and
+// "" when there is none with this method. An option's name keeps its case.
 func (a *api) canonical(method, p string) string {
-	if method == http.MethodConnect || p == "/" {
-		return ""
-	}
-	clean := path.Clean("/" + p)
-	lower := strings.ToLower(clean)
-	if strings.HasPrefix(lower, configPrefix) {
-		lower = configPrefix + clean[len(configPrefix):]
-	}
-	for _, c := range []string{lower, lower + "/"} {
-		if m, _ := a.find(c); c != p && m[method] != nil {
-			return c
+	fold := func(p string) string {
+		if lower := strings.ToLower(p); !strings.HasPrefix(lower, configPrefix) {
+			return lower
 		}
+		return configPrefix + p[len(configPrefix):]
 	}
-	return ""
-}
-
-// redirect sends the client to the same URL with another path.
-func redirect(w *responseWriter, r *http.Request, p string) {
-	code := http.StatusTemporaryRedirect // the method and the body go along
-	if r.Method == http.MethodGet {
-		code = http.StatusMovedPermanently
-	}
-	u := *r.URL
-	u.Path, u.RawPath = p, ""
-	http.Redirect(w, r, u.String(), code)
-}
-
-// allow lists a path's methods for the Allow header.
-func allow(m methods) string {
-	list := []string{http.MethodOptions}
-	for name := range m {
-		list = append(list, name)
-	}
-	slices.Sort(list)
-	return strings.Join(list, ", ")
+	return route.Canonical(method, p, fold, func(p string) bool {
+		m, _ := a.find(p)
+		return m[method] != nil
+	})
 }

@@ -22,7 +22,7 @@ var layers = [][]string{
 	{"engine/broker"},
 	{"mmapqueue"},
 	{"ring", "internal/wire", "internal/block", "internal/diskqueue", "internal/peerhttp", "internal/latency"},
-	{"internal/invariant", "internal/config", "internal/version", "internal/house"},
+	{"internal/invariant", "internal/config", "internal/version", "internal/route", "internal/loglevel", "internal/house"},
 }
 
 // layer returns the line a package stands on, or -1.

@@ -18,7 +18,7 @@ var (
 // reworded are flags whose default is told in other words, or is this machine's.
 var reworded = map[string]bool{
 	"node-id": true, "broadcast-address": true, "broadcast-tcp-port": true, "broadcast-http-port": true,
-	"data-path": true, "max-channel-consumers": true, "log-level": true,
+	"data-path": true, "max-channel-consumers": true,
 }
 
 // TestFlags holds the flags, their kinds and their defaults against upstream's

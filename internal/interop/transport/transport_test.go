@@ -64,8 +64,14 @@ func must(t *testing.T, err error) {
 // startBroker runs a broker until the test ends and returns its TCP address.
 func startBroker(t *testing.T, flags ...string) string {
 	t.Helper()
+	return startProgram(t, daemon.Nsqd, flags...)
+}
+
+// startProgram is startBroker for a program of the caller's choice.
+func startProgram(t *testing.T, program daemon.Program, flags ...string) string {
+	t.Helper()
 	return daemon.Start(t, daemon.Config{
-		Program: daemon.Nsqd,
+		Program: program,
 		Flags:   append(flags, "--data-path="+t.TempDir(), "--https-address=", "--log-level=error"),
 		Ready:   accepts, // where TLS is required, /ping is refused
 	}).TCP
