@@ -150,7 +150,7 @@ func (e *Engine) openGroup() (err error) {
 }
 
 func (e *Engine) openBroker() error {
-	mark, markErr := broker.TakeIDMark(e.idMarkPath())
+	mark, markErr := broker.TakeIDMark(e.idMarkPath(), time.Now().UnixNano())
 	if errors.Is(markErr, fs.ErrPermission) || errors.Is(markErr, unix.EROFS) {
 		return fmt.Errorf("data-path %s: %w", e.dataPath(), markErr)
 	}
