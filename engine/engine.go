@@ -157,6 +157,7 @@ func (e *Engine) openBroker() error {
 		DataPath:            e.dataPath(),
 		Durability:          broker.Durability(e.opts.Durability),
 		Journal: mmapqueue.JournalOptions{
+			FS:   e.opts.journalFS,
 			Logf: func(format string, args ...any) { e.log.printf(LogError, format, args...) },
 		},
 		Log: mmapqueue.Options{
