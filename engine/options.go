@@ -19,7 +19,6 @@ import (
 
 	"github.com/zsqio/zsq/internal/config"
 	"github.com/zsqio/zsq/internal/version"
-	"github.com/zsqio/zsq/mmapqueue"
 )
 
 const (
@@ -117,8 +116,6 @@ type Options struct {
 	ReapTimeout time.Duration // how long a stalled HTTP request or handshake may take
 
 	TLSReloadInterval time.Duration // time between looks at the TLS files; 0: only SIGHUP makes them read again
-
-	journalFS mmapqueue.FS // nil: the disk; a test has another
 }
 
 // NewOptions returns upstream's defaults and, for our own settings, ours. The

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/zsqio/zsq/engine"
 	"github.com/zsqio/zsq/internal/wire"
@@ -84,9 +85,17 @@ func gated(t *testing.T) (*engine.Engine, *gatedFS) {
 	g := newGatedFS()
 	o := options(t)
 	o.Durability = engine.DurabilityProcess
-	o.SetJournalFS(g)
-	e := start(t, o)
-	t.Cleanup(func() { g.set(false, nil) }) // before the stop
+	e, err := engine.NewOn(g, time.Now, o, io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.Start()
+	t.Cleanup(func() {
+		g.set(false, nil)
+		if err := e.Shutdown(); err != nil {
+			t.Errorf("Shutdown: %v", err)
+		}
+	})
 	return e, g
 }
 

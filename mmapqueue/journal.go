@@ -70,8 +70,9 @@ type Journal struct {
 	failure atomic.Pointer[error]
 
 	mu       sync.Mutex
-	wake     sync.Cond
+	bell     bell
 	pending  []*JournalBatch
+	asleep   bool // the writer waits for the bell
 	free     []*JournalBatch
 	stopping bool
 	segments []*journalSegment // in use, ascending by number; the last one may be open
@@ -102,7 +103,6 @@ type Journal struct {
 func OpenJournal(dir string, o JournalOptions) (*Journal, error) {
 	o.defaults()
 	j := &Journal{dir: dir, o: o, next: 1, sequence: 1}
-	j.wake.L = &j.mu
 	if err := o.FS.MkdirAll(dir); err != nil {
 		return nil, fmt.Errorf("mmapqueue: open journal: %w", err)
 	}
@@ -171,6 +171,9 @@ func (j *Journal) Start() {
 		} else if err == nil {
 			f.Close()
 		}
+	}
+	if err := j.bell.open(); err != nil {
+		j.o.Logf("mmapqueue: journal: %v; the writer looks for work now and then", err)
 	}
 	j.ended.Go(j.run)
 	j.Submit(j.start(), nil)
@@ -248,10 +251,16 @@ func (j *Journal) Submit(b *JournalBatch, done func(err error)) {
 	b.done = done
 	j.mu.Lock()
 	j.pending = append(j.pending, b)
-	first := len(j.pending) == 1
+	j.ring()
+}
+
+// ring unlocks mu, and wakes the writer if it sleeps.
+func (j *Journal) ring() {
+	asleep := j.asleep
+	j.asleep = false
 	j.mu.Unlock()
-	if first {
-		j.wake.Signal()
+	if asleep {
+		j.bell.ring()
 	}
 }
 
@@ -280,7 +289,10 @@ func (j *Journal) run() {
 		}
 		clear(work)
 		for len(j.pending) == 0 && !j.stopping {
-			j.wake.Wait()
+			j.asleep = true
+			j.mu.Unlock()
+			j.bell.wait()
+			j.mu.Lock()
 		}
 		if len(j.pending) == 0 {
 			j.mu.Unlock()
@@ -694,10 +706,9 @@ func (j *Journal) Segments() (count int, oldest uint64) {
 func (j *Journal) Close() error {
 	j.mu.Lock()
 	j.stopping = true
-	j.mu.Unlock()
-	j.wake.Signal()
+	j.ring()
 	j.ended.Wait()
-	var err error
+	err := j.bell.close()
 	if j.open != nil {
 		j.unsynced = append(j.unsynced, j.open)
 		j.open = nil
