@@ -73,6 +73,8 @@ type Journal struct {
 	bell     bell
 	pending  []*JournalBatch
 	asleep   bool // the writer waits for the bell
+	alarm    *time.Timer
+	alarmed  bool // alarm will ring it
 	free     []*JournalBatch
 	stopping bool
 	segments []*journalSegment // in use, ascending by number; the last one may be open
@@ -103,6 +105,8 @@ type Journal struct {
 func OpenJournal(dir string, o JournalOptions) (*Journal, error) {
 	o.defaults()
 	j := &Journal{dir: dir, o: o, next: 1, sequence: 1}
+	j.alarm = time.AfterFunc(laterAfter, j.onAlarm)
+	j.alarm.Stop()
 	if err := o.FS.MkdirAll(dir); err != nil {
 		return nil, fmt.Errorf("mmapqueue: open journal: %w", err)
 	}
@@ -238,8 +242,8 @@ func (j *Journal) Batch() *JournalBatch {
 
 // What is kept of the memory of batches.
 const (
-	batchesKept   = 16
-	batchBytesMax = 4 << 20
+	batchesKept   = laterMost + 16
+	batchBytesMax = 1 << 20
 )
 
 // Submit hands b over. done, which may be nil, is called on the writer's
@@ -251,6 +255,41 @@ func (j *Journal) Submit(b *JournalBatch, done func(err error)) {
 	b.done = done
 	j.mu.Lock()
 	j.pending = append(j.pending, b)
+	j.ring()
+}
+
+// What is submitted Later is written at the latest after laterAfter, or when
+// laterMost batches have gathered.
+const (
+	laterAfter = 5 * time.Millisecond
+	laterMost  = 32
+)
+
+// Later is Submit for a batch that nobody waits for: it does not wake the writer
+// for it alone. Its place among the others is as it would be with Submit.
+func (j *Journal) Later(b *JournalBatch) {
+	j.mu.Lock()
+	j.pending = append(j.pending, b)
+	if len(j.pending) >= laterMost {
+		j.ring()
+		return
+	}
+	alarm := j.asleep && !j.alarmed
+	j.alarmed = j.alarmed || alarm
+	j.mu.Unlock()
+	if alarm {
+		j.alarm.Reset(laterAfter)
+	}
+}
+
+// onAlarm wakes the writer for what was submitted Later.
+func (j *Journal) onAlarm() {
+	j.mu.Lock()
+	j.alarmed = false
+	if len(j.pending) == 0 {
+		j.mu.Unlock()
+		return
+	}
 	j.ring()
 }
 
@@ -293,6 +332,7 @@ func (j *Journal) run() {
 			j.mu.Unlock()
 			j.bell.wait()
 			j.mu.Lock()
+			j.asleep = false
 		}
 		if len(j.pending) == 0 {
 			j.mu.Unlock()
@@ -708,6 +748,7 @@ func (j *Journal) Close() error {
 	j.stopping = true
 	j.ring()
 	j.ended.Wait()
+	j.alarm.Stop()
 	err := j.bell.close()
 	if j.open != nil {
 		j.unsynced = append(j.unsynced, j.open)
