@@ -72,8 +72,11 @@ type Journal struct {
 	failure      atomic.Pointer[error]
 
 	mu       sync.Mutex
-	wake     sync.Cond
+	bell     bell
 	pending  []*JournalBatch
+	asleep   bool // the writer waits for the bell
+	alarm    *time.Timer
+	alarmed  bool // alarm will ring it
 	free     []*JournalBatch
 	stopping bool
 	segments []*journalSegment // in use, ascending by number; the last one may be open
@@ -104,8 +107,9 @@ type Journal struct {
 func OpenJournal(dir string, o JournalOptions) (*Journal, error) {
 	o.defaults()
 	j := &Journal{dir: dir, o: o, next: 1, sequence: 1}
-	j.wake.L = &j.mu
 	j.segmentBytes.Store(o.SegmentBytes)
+	j.alarm = time.AfterFunc(laterAfter, j.onAlarm)
+	j.alarm.Stop()
 	if err := o.FS.MkdirAll(dir); err != nil {
 		return nil, fmt.Errorf("mmapqueue: open journal: %w", err)
 	}
@@ -174,6 +178,9 @@ func (j *Journal) Start() {
 		} else if err == nil {
 			f.Close()
 		}
+	}
+	if err := j.bell.open(); err != nil {
+		j.o.Logf("mmapqueue: journal: %v; the writer looks for work now and then", err)
 	}
 	j.ended.Go(j.run)
 	if len(j.segments) > 0 { // or there is nothing to end, and no file needs to be made
@@ -247,8 +254,8 @@ func (j *Journal) Batch() *JournalBatch {
 
 // What is kept of the memory of batches.
 const (
-	batchesKept   = 16
-	batchBytesMax = 4 << 20
+	batchesKept   = laterMost + 16
+	batchBytesMax = 1 << 20
 )
 
 // Submit hands b over. done, which may be nil, is called on the writer's
@@ -260,10 +267,51 @@ func (j *Journal) Submit(b *JournalBatch, done func(err error)) {
 	b.done = done
 	j.mu.Lock()
 	j.pending = append(j.pending, b)
-	first := len(j.pending) == 1
+	j.ring()
+}
+
+// What is submitted Later is written at the latest after laterAfter, or when
+// laterMost batches have gathered.
+const (
+	laterAfter = 5 * time.Millisecond
+	laterMost  = 32
+)
+
+// Later is Submit for a batch that nobody waits for: it does not wake the writer
+// for it alone. Its place among the others is as it would be with Submit.
+func (j *Journal) Later(b *JournalBatch) {
+	j.mu.Lock()
+	j.pending = append(j.pending, b)
+	if len(j.pending) >= laterMost {
+		j.ring()
+		return
+	}
+	alarm := j.asleep && !j.alarmed
+	j.alarmed = j.alarmed || alarm
 	j.mu.Unlock()
-	if first {
-		j.wake.Signal()
+	if alarm {
+		j.alarm.Reset(laterAfter)
+	}
+}
+
+// onAlarm wakes the writer for what was submitted Later.
+func (j *Journal) onAlarm() {
+	j.mu.Lock()
+	j.alarmed = false
+	if len(j.pending) == 0 {
+		j.mu.Unlock()
+		return
+	}
+	j.ring()
+}
+
+// ring unlocks mu, and wakes the writer if it sleeps.
+func (j *Journal) ring() {
+	asleep := j.asleep
+	j.asleep = false
+	j.mu.Unlock()
+	if asleep {
+		j.bell.ring()
 	}
 }
 
@@ -292,7 +340,11 @@ func (j *Journal) run() {
 		}
 		clear(work)
 		for len(j.pending) == 0 && !j.stopping {
-			j.wake.Wait()
+			j.asleep = true
+			j.mu.Unlock()
+			j.bell.wait()
+			j.mu.Lock()
+			j.asleep = false
 		}
 		if len(j.pending) == 0 {
 			j.mu.Unlock()
@@ -706,10 +758,10 @@ func (j *Journal) Segments() (count int, oldest uint64) {
 func (j *Journal) Close() error {
 	j.mu.Lock()
 	j.stopping = true
-	j.mu.Unlock()
-	j.wake.Signal()
+	j.ring()
 	j.ended.Wait()
-	var err error
+	j.alarm.Stop()
+	err := j.bell.close()
 	if j.open != nil {
 		j.unsynced = append(j.unsynced, j.open)
 		j.open = nil

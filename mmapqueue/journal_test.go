@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"sync/atomic"
 	"testing"
@@ -742,6 +743,38 @@ func TestJournalWish(t *testing.T) {
 	want("asks too")
 	must(t, <-flushed)
 	must(t, j.Close())
+}
+
+// What is submitted Later is written without another submit, in its place.
+func TestJournalLater(t *testing.T) {
+	dir := t.TempDir()
+	j, _ := mustJournal(t, dir, journalSmall)
+	j.Start()
+	must(t, j.Flush())
+	q := j.NewQueue("t", "c")
+	put := func(id uint64, gone ...uint64) *mmapqueue.JournalBatch {
+		b := j.Batch()
+		b.Use(q.Alone())
+		b.Message(q.Alone(), id, 1, 0, 0, []byte("x"))
+		b.Finish(q, gone)
+		return b
+	}
+	j.Later(put(1))
+	for {
+		_, r := mustJournal(t, clone(t, dir), journalSmall)
+		if len(r.Queues) == 1 && len(r.Queues[0].Messages) == 1 {
+			break
+		}
+		runtime.Gosched()
+	}
+	j.Later(put(2, 1))
+	j.Submit(put(3), nil)
+	j.Later(put(4, 3, 2))
+	must(t, j.Close())
+	_, r := mustJournal(t, dir, journalSmall)
+	if got := r.Queues[0].Messages; len(got) != 1 || got[0].ID != 4 {
+		t.Errorf("%v lives, want message 4", got)
+	}
 }
 
 func BenchmarkJournal(b *testing.B) {

@@ -342,7 +342,7 @@ func (s *Shard) submit(t *ticket) {
 	segment := s.b.journal.Segment() // or one behind it
 	if len(sources) == 0 {
 		if t == nil {
-			s.b.journal.Submit(batch, nil)
+			s.b.journal.Later(batch)
 		} else {
 			s.b.journal.Submit(batch, t.written)
 		}
