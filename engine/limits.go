@@ -8,6 +8,9 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/zsqio/zsq/engine/netloop"
+	"github.com/zsqio/zsq/internal/wire"
 )
 
 // A connection in the middle of something (a command, or its last bytes) is
@@ -60,6 +63,22 @@ func (h *handler) sweep(now int64) {
 	if len(stay) > 0 {
 		h.shard.AddTimer(now+int64(h.e.opts.ReapTimeout/sweepsPerReap), sweepToken)
 	}
+}
+
+// NoMemory ends a client whose command does not fit into what connections may
+// buffer: it is told so behind the answers it is owed, where these can come.
+func (h *handler) NoMemory(nc *netloop.Conn, rest []byte) {
+	h.begin(nc.Loop())
+	c := nc.Ctx.(*conn)
+	if c.closing || c.upgrading || c.asking || c.again != nil {
+		nc.Close(netloop.ErrMemory)
+		return
+	}
+	op := wire.OpUnknown
+	if _, s := h.cmd.ParseLine(rest); s == wire.OK {
+		op = h.cmd.Op
+	}
+	c.fail(wire.NoMemory(op, netloop.ErrMemory))
 }
 
 // filesReserved is how many descriptors are kept from clients, at least: for

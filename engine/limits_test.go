@@ -1,6 +1,7 @@
 package engine_test
 
 import (
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -85,6 +86,34 @@ func TestReapedHTTP(t *testing.T) {
 		if _, err := io.Copy(io.Discard, c); err != nil {
 			t.Errorf("%q: %v, want the end", script, err)
 		}
+	}
+}
+
+// TestConnectionMemory has clients send more of a command than connections may
+// buffer. Each of them is told so, and those that need little are served.
+func TestConnectionMemory(t *testing.T) {
+	t.Parallel()
+	o := options(t)
+	o.MaxMsgSize, o.MaxBodySize = 4<<20, 4<<20
+	o.ConnectionMemoryLimit = 128 << 10
+	e := start(t, o)
+	small := greet(t, e, pub("t", "before"))
+	small.want("OK")
+	much := strings.Repeat("x", 600<<10)
+	const why = "connections have no memory left"
+	for _, c := range []struct{ command, want string }{
+		{"PUB t\n" + size(3<<20), "E_PUB_FAILED PUB failed " + why},
+		{"DPUB t 5\n" + size(3<<20), "E_DPUB_FAILED DPUB failed " + why},
+		{"MPUB t\n" + size(3<<20) + size(1) + size(2<<20), "E_MPUB_FAILED MPUB failed " + why},
+		{"IDENTIFY\n" + size(3<<20), "E_IDENTIFY_FAILED IDENTIFY failed " + why},
+		{"AUTH\n" + size(3<<20), "E_AUTH_ERROR AUTH error " + why},
+	} {
+		glutton := greet(t, e, pub("t", "x"))
+		glutton.want("OK")
+		glutton.send(pub("t", "y") + c.command + much)
+		glutton.want("OK", c.want, ended)
+		small.send(pub("t", "meanwhile"))
+		small.want("OK")
 	}
 }
 
@@ -187,6 +216,45 @@ func TestConnectionLimit(t *testing.T) {
 	case <-time.After(patience):
 		t.Error("a request waits though another connection has gone")
 	}
+}
+
+// TestLongHead has a request line longer than a head may be.
+func TestLongHead(t *testing.T) {
+	e := start(t, options(t))
+	f := func(bytes, want int) {
+		t.Helper()
+		resp, err := http.Get("http://" + e.HTTPAddr().String() + "/ping?" + strings.Repeat("x", bytes))
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != want {
+			t.Errorf("a query of %d bytes: status %d, want %d", bytes, resp.StatusCode, want)
+		}
+	}
+	f(60<<10, http.StatusOK)
+	f(100<<10, http.StatusRequestHeaderFieldsTooLarge)
+}
+
+// TestManyTopicsOfAProducer publishes to more topics over one connection than are
+// counted for it.
+func TestManyTopicsOfAProducer(t *testing.T) {
+	e := start(t, options(t))
+	p := greet(t, e)
+	for i := range 70 {
+		p.send(pub(fmt.Sprint("t", i), "x"))
+		p.want("OK")
+	}
+	f := func(topic string, want bool) {
+		t.Helper()
+		text := get(t, e, "/stats?format=json&topic="+topic)
+		if got := strings.Contains(text, `"pub_counts":[{"topic":"`+topic+`","count":1}]`); got != want {
+			t.Errorf("%s is counted: %t, want %t\n%s", topic, got, want, text)
+		}
+	}
+	f("t0", true)
+	f("t63", true)
+	f("t64", false)
 }
 
 // TestMemoryOfBodies has more bytes in HTTP bodies than there may be.

@@ -52,6 +52,14 @@ type EOFHandler interface {
 	EOF(c *Conn)
 }
 
+// A MemoryHandler is a Handler that has a last word for a connection whose unused
+// input has to grow beyond Options.MemoryLimit. Without it the connection is
+// closed with ErrMemory. With it the connection reads no more, and NoMemory should
+// lead to CloseAfterFlush or Close. rest is that input, valid during the call only.
+type MemoryHandler interface {
+	NoMemory(c *Conn, rest []byte)
+}
+
 // Options are the settings of a Group; zero values mean the defaults.
 type Options struct {
 	// Loops is the number of event loops; 1 by default.
@@ -79,8 +87,8 @@ type Options struct {
 
 	// MemoryLimit bounds the buffers of all connections together, in bytes; 0
 	// means no limit. Each loop has its part. At the limit, what has unsent output
-	// is Full, and a connection whose unused input has to grow is closed with
-	// ErrMemory.
+	// is Full, and a connection whose unused input has to grow is ended, see
+	// MemoryHandler.
 	MemoryLimit int64
 
 	// Logf takes a line about what the world did to us; nothing by default.

@@ -35,7 +35,8 @@ type Loop struct {
 
 	group   *Group
 	handler Handler
-	eof     EOFHandler // handler, when it is one
+	eof     EOFHandler    // handler, when it is one
+	short   MemoryHandler // likewise
 	index   int
 	poller  *netpoll.Poller
 
@@ -86,6 +87,7 @@ type Loop struct {
 func newLoop(g *Group, index int, h Handler) (*Loop, error) {
 	l := &Loop{group: g, handler: h, index: index, wakeFd: -1, timerFd: -1}
 	l.eof, _ = h.(EOFHandler)
+	l.short, _ = h.(MemoryHandler)
 	if g.opt.MemoryLimit > 0 {
 		l.pool.limit = max(1, g.opt.MemoryLimit/int64(g.opt.Loops))
 	}

@@ -89,9 +89,9 @@ func echo(c *Conn, b []byte) int {
 }
 
 // start runs s on a fresh group until the test ends, and returns its address.
-func start(t testing.TB, o Options, s *script) (*Group, string) {
+func start(t testing.TB, o Options, h Handler) (*Group, string) {
 	t.Helper()
-	g, err := NewGroup(o, func(int) Handler { return s })
+	g, err := NewGroup(o, func(int) Handler { return h })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -513,6 +513,35 @@ func TestMemoryLimit(t *testing.T) {
 		t.Errorf("closed: %v, want ErrMemory", err)
 	}
 	echoes(t, good, 2, []byte("after"))
+}
+
+// lastWord is a script that answers a lack of memory.
+type lastWord struct{ *script }
+
+func (lastWord) NoMemory(c *Conn, rest []byte) {
+	c.Write(rest[:4])
+	c.CloseAfterFlush()
+}
+
+// TestMemoryLastWord shows that a connection which needs too much memory gets
+// what its handler answers, and is closed without an error.
+func TestMemoryLastWord(t *testing.T) {
+	closed := make(chan error, 1)
+	h := lastWord{&script{
+		traffic: func(*Conn, []byte) int { return 0 },
+		closed:  func(_ *Conn, err error) { closed <- err },
+	}}
+	_, addr := start(t, Options{MemoryLimit: 64 << 10}, h)
+	c := dial(t, "tcp", addr)
+	if _, err := c.Write(bytes.Repeat([]byte("word"), 100<<10)); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := io.ReadAll(c); string(got) != "word" || err != nil {
+		t.Errorf("got %q, %v", got, err)
+	}
+	if err := <-closed; err != nil {
+		t.Errorf("closed: %v", err)
+	}
 }
 
 func TestUnixSocket(t *testing.T) {

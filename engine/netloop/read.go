@@ -43,7 +43,8 @@ func (c *Conn) read() {
 // readTail reads behind the rest, into the connection's own buffer.
 func (c *Conn) readTail() {
 	if !c.makeRoom() {
-		c.Close(ErrMemory)
+		c.noMemory(c.in[c.inOff:])
+		c.releaseIn()
 		return
 	}
 	end := cap(c.in)
@@ -159,7 +160,7 @@ func (c *Conn) keep(b []byte) {
 	if cap(c.in) < len(b) {
 		if len(b) > smallInput && c.loop.pool.full() {
 			c.releaseIn()
-			c.Close(ErrMemory)
+			c.noMemory(b)
 			return
 		}
 		c.releaseIn()
@@ -167,6 +168,17 @@ func (c *Conn) keep(b []byte) {
 	}
 	c.in = append(c.in[:0], b...)
 	c.inOff = 0
+}
+
+// noMemory ends a connection that may not keep rest, which is not shown again.
+func (c *Conn) noMemory(rest []byte) {
+	if c.loop.short == nil {
+		c.Close(ErrMemory)
+		return
+	}
+	c.PauseRead()
+	c.deaf = true
+	c.loop.short.NoMemory(c, rest)
 }
 
 func (c *Conn) releaseIn() {

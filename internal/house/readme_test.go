@@ -1,8 +1,10 @@
 package house
 
 import (
+	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 )
@@ -23,4 +25,43 @@ func TestReadmeTestCommand(t *testing.T) {
 	f("README.md", "\n.ci/test ")
 	f(".ci/run", "\nexec .ci/test\n")
 	f("README.md", "\n.ci/long ")
+}
+
+// testName is a test that a document names.
+var testName = regexp.MustCompile("`((?:Test|Fuzz)[A-Z]\\w*)`")
+
+// TestDocumentsNameTests shows that what documents call a proof exists, nested
+// modules included.
+func TestDocumentsNameTests(t *testing.T) {
+	var code strings.Builder
+	err := filepath.WalkDir(root, func(p string, d fs.DirEntry, err error) error {
+		if err == nil && strings.HasSuffix(p, "_test.go") {
+			var text []byte
+			text, err = os.ReadFile(p)
+			code.Write(text)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var documents []string
+	for _, pattern := range []string{"*.md", "docs/*.md"} {
+		found, err := filepath.Glob(filepath.Join(root, filepath.FromSlash(pattern)))
+		if err != nil || len(found) == 0 {
+			t.Fatalf("%s: %d files, %v", pattern, len(found), err)
+		}
+		documents = append(documents, found...)
+	}
+	for _, name := range documents {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range testName.FindAllStringSubmatch(string(text), -1) {
+			if !strings.Contains(code.String(), "func "+m[1]+"(") {
+				t.Errorf("%s names %s, which does not exist", filepath.Base(name), m[1])
+			}
+		}
+	}
 }

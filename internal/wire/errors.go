@@ -173,6 +173,22 @@ func PublishFailed(op Op, cause error) *Error {
 	return fatal(code, op.String()+" failed "+cause.Error()).WithCause(cause)
 }
 
+// NoMemory says that the rest of op, of which some has come, cannot be kept. It is
+// one of the errors that tell the client the cause.
+func NoMemory(op Op, cause error) *Error {
+	switch op {
+	case OpPub, OpMpub, OpDpub:
+		return PublishFailed(op, cause)
+	case OpIdentify:
+		return IdentifyFailed(cause)
+	case OpAuth:
+		return AuthError(cause)
+	case OpSub:
+		return SubFailed(cause.Error()).WithCause(cause)
+	}
+	return fatal(codeInvalid, cause.Error()).WithCause(cause)
+}
+
 // FinFailed says why a FIN had no effect. It is not fatal. The id is the text
 // that the client sent, which is copied.
 func FinFailed(id []byte, reason string) *Error {
