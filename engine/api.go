@@ -62,6 +62,8 @@ func httpErrors(err error) error {
 		return httpapi.ErrTooManyTopics
 	case errors.Is(err, broker.ErrTooManyChannels):
 		return httpapi.ErrTooManyChannels
+	case errors.Is(err, broker.ErrEphemeral):
+		return httpapi.ErrEphemeral
 	case errors.Is(err, broker.ErrExiting):
 		return httpapi.ErrExiting
 	}
@@ -75,7 +77,7 @@ func (a api) Publish(topic string, bodies [][]byte, deferBy time.Duration) error
 		return httpErrors(err)
 	}
 	if len(bodies) == 0 {
-		return nil
+		return a.e.broker.Settle() // the topic may be new
 	}
 	due := int64(0)
 	if deferBy > 0 {
@@ -110,6 +112,17 @@ func (a api) EmptyTopic(name string) error {
 // PauseTopic pauses or unpauses a topic and writes that down.
 func (a api) PauseTopic(name string, paused bool) error {
 	return a.persisted(a.withTopic(name, func(t *broker.Topic) error { t.SetPaused(paused); return nil }))
+}
+
+// SetDurability gives a topic a durability of its own.
+func (a api) SetDurability(topic, mode string) error {
+	var d Durability
+	if d.Set(mode) != nil {
+		return httpapi.ErrInvalidMode
+	}
+	return a.withTopic(topic, func(t *broker.Topic) error {
+		return a.e.broker.SetDurability(t, broker.Durability(d))
+	})
 }
 
 // CreateChannel creates a channel of a topic that exists.
@@ -202,6 +215,9 @@ func (a api) Stats(topic, channel string, includeClients bool) httpapi.Stats {
 
 func topicStats(t *broker.Topic, channel string, consumers map[*broker.Channel][]httpapi.ClientStats, includeClients bool, e2e *endToEnd) (httpapi.TopicStats, bool) {
 	ts := httpapi.TopicStats{TopicName: t.Name(), Channels: []httpapi.ChannelStats{}, Paused: t.Paused()}
+	if d, own := t.Durability(); own {
+		ts.Durability = Durability(d).String()
+	}
 	ts.Depth, ts.BackendDepth = t.Depth()
 	ts.MessageCount, ts.MessageBytes = t.Messages()
 	e2e.begin()

@@ -30,6 +30,8 @@ var (
 	ErrExiting         = errors.New("exiting")
 	ErrTooManyTopics   = errors.New("topics exceed limit")
 	ErrTooManyChannels = errors.New("channels exceed limit")
+	ErrInvalidMode     = errors.New("no such durability")
+	ErrEphemeral       = errors.New("topic is ephemeral")
 )
 
 // ErrInvalidOption is what Config.SetOption returns for a name that cannot be
@@ -54,6 +56,11 @@ type Broker interface {
 	DeleteTopic(name string) error
 	EmptyTopic(name string) error
 	PauseTopic(name string, paused bool) error
+
+	// SetDurability gives the topic a durability of its own, by the word of the
+	// daemon's flag. It fails with ErrTopicNotFound, ErrInvalidMode or
+	// ErrEphemeral. When it returns, what was accepted is as safe as that.
+	SetDurability(topic, mode string) error
 
 	// CreateChannel makes the channel unless it exists. It fails with
 	// ErrTopicNotFound and does not make topics.

@@ -159,6 +159,35 @@ func TestFailures(t *testing.T) {
 	f(&fakeBroker{}, "PUT", "/debug/setblockrate?rate=0", "", 200, "")
 }
 
+// TestDurability shows the one endpoint for topics that is ours alone.
+func TestDurability(t *testing.T) {
+	b := &fakeBroker{}
+	cfg := config(t, b)
+	for _, topic := range []string{"t", "u#ephemeral"} {
+		if err := b.CreateTopic(topic); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f := func(args string, code int, want string) {
+		t.Helper()
+		w := call(httpapi.New(cfg), "POST", "/topic/durability"+args, "")
+		if w.Code != code || w.Body.String() != want {
+			t.Errorf("%s: %d %s, want %d %s", args, w.Code, w.Body, code, want)
+		}
+	}
+	f("", 400, `{"message":"MISSING_ARG_TOPIC"}`)
+	f("?topic=a%20b&mode=disk", 400, `{"message":"INVALID_TOPIC"}`)
+	f("?topic=t", 400, `{"message":"MISSING_ARG_MODE"}`)
+	f("?topic=t&mode=tape", 400, `{"message":"INVALID_ARG_MODE"}`)
+	f("?topic=no&mode=disk", 404, `{"message":"TOPIC_NOT_FOUND"}`)
+	f("?topic=u%23ephemeral&mode=disk", 400, `{"message":"INVALID_TOPIC"}`)
+	f("?topic=t&mode=disk", 200, "")
+	w := call(httpapi.New(cfg), "GET", "/stats?format=json&include_mem=0", "")
+	if n := strings.Count(w.Body.String(), `"durability":"disk"`); n != 1 {
+		t.Errorf("%d topics show their durability, want 1: %s", n, w.Body)
+	}
+}
+
 // TestMessages shows what reaches the broker.
 func TestMessages(t *testing.T) {
 	f := func(target, body string, deferBy time.Duration, want ...string) {

@@ -25,11 +25,12 @@ type fakeBroker struct {
 }
 
 type fakeTopic struct {
-	channels map[string]bool // paused
-	paused   bool
-	count    uint64
-	bytes    uint64
-	depth    int64
+	channels   map[string]bool // paused
+	paused     bool
+	durability string
+	count      uint64
+	bytes      uint64
+	depth      int64
 }
 
 func (b *fakeBroker) Publish(topic string, bodies [][]byte, deferBy time.Duration) error {
@@ -99,6 +100,22 @@ func (b *fakeBroker) EmptyTopic(name string) error {
 	return b.onTopic(name, func(t *fakeTopic) error { t.depth = 0; return nil })
 }
 
+func (b *fakeBroker) SetDurability(topic, mode string) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	t := b.topics[topic]
+	switch {
+	case mode != "disk":
+		return httpapi.ErrInvalidMode
+	case t == nil:
+		return httpapi.ErrTopicNotFound
+	case strings.HasSuffix(topic, "#ephemeral"):
+		return httpapi.ErrEphemeral
+	}
+	t.durability = mode
+	return nil
+}
+
 func (b *fakeBroker) PauseTopic(name string, paused bool) error {
 	return b.onTopic(name, func(t *fakeTopic) error { t.paused = paused; return nil })
 }
@@ -137,7 +154,7 @@ func (b *fakeBroker) Stats(topic, channel string, _ bool) httpapi.Stats {
 		if _, ok := t.channels[channel]; channel != "" && !ok {
 			continue
 		}
-		ts := httpapi.TopicStats{TopicName: name, Depth: t.depth, MessageCount: t.count, MessageBytes: t.bytes, Paused: t.paused}
+		ts := httpapi.TopicStats{TopicName: name, Depth: t.depth, MessageCount: t.count, MessageBytes: t.bytes, Paused: t.paused, Durability: t.durability}
 		for c, paused := range t.channels {
 			if channel == "" || c == channel {
 				ts.Channels = append(ts.Channels, httpapi.ChannelStats{ChannelName: c, Paused: paused})

@@ -26,6 +26,8 @@ var (
 	errMissingTopic     = &apiError{400, "MISSING_ARG_TOPIC"}
 	errInvalidTopic     = &apiError{400, "INVALID_TOPIC"}
 	errInvalidArgTopic  = &apiError{400, "INVALID_ARG_TOPIC"}
+	errMissingMode      = &apiError{400, "MISSING_ARG_MODE"}
+	errInvalidMode      = &apiError{400, "INVALID_ARG_MODE"}
 	errMissingChannel   = &apiError{400, "MISSING_ARG_CHANNEL"}
 	errInvalidChannel   = &apiError{400, "INVALID_ARG_CHANNEL"}
 	errTopicNotFound    = &apiError{404, "TOPIC_NOT_FOUND"}

@@ -43,6 +43,8 @@ func (a *api) table() map[string]methods {
 		"/topic/pause":   post(a.topicPause(true)),
 		"/topic/unpause": post(a.topicPause(false)),
 
+		"/topic/durability": post(a.topicDurability),
+
 		"/channel/create":  post(a.channelCreate),
 		"/channel/delete":  post(a.channelOp(a.Broker.DeleteChannel)),
 		"/channel/empty":   post(a.channelOp(a.Broker.EmptyChannel)),

@@ -25,6 +25,7 @@ type TopicStats struct {
 	MessageBytes uint64         `json:"message_bytes"` // of bodies
 	Paused       bool           `json:"paused"`
 	E2E          E2E            `json:"e2e_processing_latency"`
+	Durability   string         `json:"durability,omitempty"` // if it is not the daemon's
 }
 
 // ChannelStats is one channel. The three counts of nsqd's master are left out

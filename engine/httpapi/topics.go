@@ -45,6 +45,10 @@ func (a *api) done(r *http.Request, err error) (any, *apiError) {
 		return nil, errTopicNotFound
 	case errors.Is(err, ErrChannelNotFound):
 		return nil, errChannelNotFound
+	case errors.Is(err, ErrInvalidMode):
+		return nil, errInvalidMode
+	case errors.Is(err, ErrEphemeral):
+		return nil, errInvalidTopic
 	case errors.Is(err, ErrTooManyTopics):
 		return nil, errTooManyTopics
 	case errors.Is(err, ErrTooManyChannels):
@@ -95,6 +99,20 @@ func (a *api) topicPause(paused bool) func(*http.Request) (any, *apiError) {
 		}
 		return a.done(r, a.Broker.PauseTopic(topic, paused))
 	}
+}
+
+// topicDurability is ours alone.
+func (a *api) topicDurability(r *http.Request) (any, *apiError) {
+	topic, q, err := a.topicArg(r)
+	switch {
+	case err != nil:
+		return nil, err
+	case !a.ValidTopicName(topic):
+		return nil, errInvalidTopic
+	case !q.Has("mode"):
+		return nil, errMissingMode
+	}
+	return a.done(r, a.Broker.SetDurability(topic, q.Get("mode")))
 }
 
 // channelCreate is the one channel endpoint that makes something, but it makes
