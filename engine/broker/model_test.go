@@ -54,13 +54,19 @@ func newWorld(t *testing.T, seed uint64, shards, mem int, dir string, mark uint6
 // newWorldWith is newWorld in one of the modes. In one with a journal the broker
 // is opened.
 func newWorldWith(t *testing.T, seed uint64, shards, mem int, dir string, mark uint64, d Durability) *world {
+	return newWorldOn(t, seed, shards, mem, dir, mark, d, nil, nil)
+}
+
+// newWorldOn is newWorldWith with file systems for the journal and the backlogs, nil
+// for the system's.
+func newWorldOn(t *testing.T, seed uint64, shards, mem int, dir string, mark uint64, d Durability, journal, backlogs mmapqueue.FS) *world {
 	w := &world{t: t, seed: seed, rng: rand.New(rand.NewPCG(seed, 7)), now: int64(time.Hour)}
 	w.woken, w.calls = make([]bool, shards), make([][]func(), shards)
 	w.b = New(Options{
 		Shards: shards, MemQueueSize: mem, DataPath: dir, MaxMsgTimeout: int64(time.Hour),
 		Wall: func() int64 { return w.now + wallOffset }, Waker: w,
-		Log:        mmapqueue.Options{SyncEvery: -1, SyncTimeout: -1},
-		Durability: d, Journal: mmapqueue.JournalOptions{SegmentBytes: 64 << 10}, JournalBudget: 256 << 10,
+		Log:        mmapqueue.Options{SyncEvery: -1, SyncTimeout: -1, FS: backlogs},
+		Durability: d, Journal: mmapqueue.JournalOptions{SegmentBytes: 64 << 10, FS: journal}, JournalBudget: 256 << 10,
 	}, mark)
 	for _, s := range w.b.shards {
 		s.Start(w.now, w.now+wallOffset, func(uint32) {})

@@ -307,6 +307,7 @@ func (f *foreign) move(t *Topic, v *view, refs []block.Ref) {
 		part := refs[:n]
 		refs = refs[n:]
 		room := to.decide(nil, b.memory())
+		var moved chan error
 		switch {
 		case read: // without a journal, or it failed
 			f.moveRead(t, v.hold, to, part)
@@ -315,12 +316,14 @@ func (f *foreign) move(t *Topic, v *view, refs []block.Ref) {
 		case v.onward != nil:
 			batch := b.journal.Batch()
 			batch.Move(v.hold.journal, v.onward, b.idsOf(part))
-			b.journal.Submit(batch, nil)
+			moved = make(chan error, 1)
+			b.journal.Submit(batch, func(err error) { moved <- err })
 			clear(room) // the journal has it for all channels
 		default:
 			b.finishJournaled(v.hold, part)
 		}
 		if j := b.fanout(to, part, nil, room); j != nil {
+			j.moved = moved
 			t.writer.submit(*j)
 		}
 	}
