@@ -182,6 +182,7 @@ func (e *Engine) openBroker() error {
 			SyncEvery:   e.opts.SyncEvery,
 			SyncTimeout: e.opts.SyncTimeout,
 			Budget:      mmapqueue.NewBudget(e.opts.MaxBacklogBytes, e.opts.MaxBacklogBytesPerTopic),
+			Handles:     backlogHandles(),
 			Logf:        func(format string, args ...any) { e.log.printf(LogError, format, args...) },
 		},
 		Wall:    func() int64 { return e.system.wall().UnixNano() },

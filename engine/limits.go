@@ -11,6 +11,7 @@ import (
 
 	"github.com/zsqio/zsq/engine/netloop"
 	"github.com/zsqio/zsq/internal/wire"
+	"github.com/zsqio/zsq/mmapqueue"
 )
 
 // A connection in the middle of something (a command, or its last bytes) is
@@ -95,12 +96,30 @@ func (o *Options) ConnectionLimit() int64 {
 	if o.MaxConnections > 0 {
 		return o.MaxConnections
 	}
+	files := openFiles()
+	return max(1, (files-reserved(files))*httpShare/(httpShare+1))
+}
+
+// openFiles returns how many descriptors the system allows.
+func openFiles() int64 {
 	var lim unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &lim); err != nil || lim.Cur > 1<<30 {
 		lim.Cur = 1 << 20
 	}
-	files := int64(lim.Cur)
-	return max(1, (files-max(filesReserved, files/8))*httpShare/(httpShare+1))
+	return int64(lim.Cur)
+}
+
+// reserved returns how many of them are kept from clients.
+func reserved(files int64) int64 { return max(filesReserved, files/8) }
+
+// mappingsKept is how many files on disk stay mapped; the system allows 65,530
+// mappings unless it is told otherwise.
+const mappingsKept = 4096
+
+// backlogHandles bounds what the queues on disk keep open together: half of what is
+// reserved, since those at work need more for a moment.
+func backlogHandles() *mmapqueue.Handles {
+	return mmapqueue.NewHandles(int(min(reserved(openFiles())/2, mappingsKept)), mappingsKept)
 }
 
 // httpConnectionLimit is the number of connections on each HTTP listener.

@@ -43,6 +43,10 @@ type Options struct {
 	// limit.
 	Budget *Budget
 
+	// Handles bounds descriptors and mappings, of several logs perhaps. The default
+	// is no limit.
+	Handles *Handles
+
 	// FS is where the log lies. The default is OS.
 	FS FS
 
@@ -107,6 +111,10 @@ func (o *Options) defaults() {
 		o.FS = OS
 	}
 }
+
+// backgroundSyncs bounds the threads and descriptors that the timers of many logs
+// take at a time.
+var backgroundSyncs = make(chan struct{}, 16)
 
 // batches holds the buffers in which Append gathers a batch. It is ours alone,
 // so that its sizes are those of batches.
@@ -340,11 +348,11 @@ func (b *Backlog) newSegment(need int64) (*segment, error) {
 // create makes the file of s, of s.size bytes or, where there is no room for so
 // many, of need, and writes its front.
 func (b *Backlog) create(s *segment, need int64, front []byte) error {
-	f, err := b.o.FS.Create(s.path, s.size)
+	f, err := b.o.Handles.create(b.o.FS, s.path, s.size)
 	if err != nil && s.size > need {
 		b.dropSpares()
 		s.size = need
-		f, err = b.o.FS.Create(s.path, s.size)
+		f, err = b.o.Handles.create(b.o.FS, s.path, s.size)
 	}
 	if err != nil {
 		return fmt.Errorf("mmapqueue: create segment: %w", err)
@@ -381,6 +389,7 @@ func (b *Backlog) reuse(s *segment, need int64, front []byte) bool {
 		b.removeSpare(o)
 		return false
 	}
+	renamed(o.f, s.path)
 	s.f, s.size = o.f, o.size
 	b.grow(-o.size)
 	return true
@@ -398,7 +407,7 @@ func (b *Backlog) retire(s *segment) bool {
 	}
 	o := &segment{path: s.path + spareSuffix, size: s.size, f: s.f}
 	if o.f == nil {
-		f, err := b.o.FS.Open(s.path, true)
+		f, err := b.o.Handles.reopen(b.o.FS, s.path)
 		if err != nil {
 			return false
 		}
@@ -409,6 +418,7 @@ func (b *Backlog) retire(s *segment) bool {
 		s.f = nil
 		return false
 	}
+	renamed(o.f, o.path)
 	b.mu.Lock()
 	b.spares = append(b.spares, o)
 	b.mu.Unlock()
@@ -520,6 +530,9 @@ func (b *Backlog) drop(s *segment) {
 }
 
 func (b *Backlog) unmap(s *segment) {
+	if s.mapping != nil {
+		b.o.Handles.hasUnmapped(s)
+	}
 	if err := s.unmap(); err != nil {
 		b.o.Logf("mmapqueue: unmap %s: %v", s.path, err)
 	}
@@ -587,6 +600,8 @@ func (b *Backlog) arm(d time.Duration) {
 		return
 	}
 	b.timer = time.AfterFunc(d, func() {
+		backgroundSyncs <- struct{}{}
+		defer func() { <-backgroundSyncs }()
 		if err := b.Sync(); err != nil && !errors.Is(err, ErrClosed) {
 			b.o.Logf("%v", err)
 		}

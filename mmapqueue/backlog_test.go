@@ -598,7 +598,7 @@ func TestOneWriteABatch(t *testing.T) {
 // and the background syncs are at work.
 func TestConcurrent(t *testing.T) {
 	const total, readers = 20000, 3
-	o := mmapqueue.Options{SegmentBytesMin: 4096, SegmentBytesMax: 64 << 10, SyncEvery: 1000, Logf: t.Errorf}
+	o := mmapqueue.Options{SegmentBytesMin: 4096, SegmentBytesMax: 64 << 10, SyncEvery: 1000, Logf: t.Errorf, Handles: mmapqueue.NewHandles(1, 1)}
 	b := mustOpen(t, filepath.Join(t.TempDir(), "log"), o)
 	var wg sync.WaitGroup
 	for i := range readers {

@@ -313,17 +313,25 @@ func (c *Cursor) readSegment(most int, f func(r *Record)) (n int, more bool, err
 		w.known = c.window.clone(c.known[:0], w.from, knownWords)
 		c.known = w.known
 	}
+	mapped := false
 	if s.mapping == nil {
 		if s.mapping, err = b.o.FS.Map(s.path, s.size); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			b.mu.Unlock() // out of descriptors or address space: worth another try
 			return 0, false, fmt.Errorf("mmapqueue: map %s: %w", s.path, err)
 		}
+		if mapped = err == nil; mapped {
+			b.o.Handles.hasMapped(b, s)
+		}
 	}
+	b.o.Handles.touched(s)
 	mapping, epoch := s.mapping, c.epoch
 	s.readers++
 	b.reading.Add(1)
 	b.mu.Unlock()
 	defer b.reading.Done()
+	if mapped {
+		b.o.Handles.unmapOld()
+	}
 
 	if err == nil {
 		run := w.run

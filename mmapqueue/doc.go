@@ -24,7 +24,8 @@
 // signal there instead of an error. A segment is removed when no cursor has
 // anything unfinished in it or in front of it, the open one by Trim or Close. A
 // log in which everything is finished thus costs no file, no descriptor and no
-// mapping, and after a quiet while it gives back what it still has. One old record that nobody finishes keeps every segment behind it; who
+// mapping, and after a quiet while it gives back what it still has. Of others only
+// those used last keep theirs, if they share bounds (see Handles). One old record that nobody finishes keeps every segment behind it; who
 // means to hold one for long appends it again and finishes the old one.
 //
 // A page that was never written costs the system several times what the copy into

@@ -12,3 +12,6 @@ func TestLongEveryFlip(t *testing.T) { everyFlip(t, 1) }
 
 // TestLongPowerCut cuts the power 5,000 times.
 func TestLongPowerCut(t *testing.T) { manyPowerCuts(t, 500) }
+
+// TestLongManyLogs is TestManyLogs with 10,000 logs.
+func TestLongManyLogs(t *testing.T) { manyLogs(t, 10_000, 28) }

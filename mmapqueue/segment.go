@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 
 	"github.com/cespare/xxhash/v2"
 	"github.com/edsrzf/mmap-go"
@@ -72,8 +73,9 @@ type segment struct {
 
 	foreign *foreign // not nil: one of upstream's files, see adopt.go
 
-	mapping mmap.MMap // nil until somebody reads
-	readers int       // Reads under way in mapping
+	mapping mmap.MMap     // nil until somebody reads
+	readers int           // Reads under way in mapping
+	used    atomic.Uint64 // when it was last read, by Handles
 }
 
 func segmentPath(dir string, number uint64) string {

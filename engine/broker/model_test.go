@@ -92,6 +92,14 @@ func newWorldWith(t *testing.T, seed uint64, shards, mem int, dir string, mark u
 	return w
 }
 
+// newWorldOn is newWorldWith with file systems for the journal and the backlogs, nil
+// for the system's.
+func newWorldOn(t *testing.T, seed uint64, shards, mem int, dir string, mark uint64, d Durability, journal, backlogs mmapqueue.FS) *world {
+	w := newWorldClosedOn(t, seed, shards, mem, dir, mark, d, journal, backlogs)
+	w.open(nil)
+	return w
+}
+
 // open opens the world's broker, with what an earlier one's engine has saved.
 func (w *world) open(saved map[string]savedTopic) {
 	w.t.Helper()
@@ -106,14 +114,19 @@ func (w *world) open(saved map[string]savedTopic) {
 	w.b.EndRestore()
 }
 
+// newWorldClosed is newWorldWith with a broker that is not opened yet.
 func newWorldClosed(t *testing.T, seed uint64, shards, mem int, dir string, mark uint64, d Durability) *world {
+	return newWorldClosedOn(t, seed, shards, mem, dir, mark, d, nil, nil)
+}
+
+func newWorldClosedOn(t *testing.T, seed uint64, shards, mem int, dir string, mark uint64, d Durability, journal, backlogs mmapqueue.FS) *world {
 	w := &world{t: t, seed: seed, rng: rand.New(rand.NewPCG(seed, 7)), now: int64(time.Hour)}
 	w.woken, w.calls = make([]bool, shards), make([][]func(), shards)
 	w.b = New(Options{
 		Shards: shards, MemQueueSize: mem, DataPath: dir, MaxMsgTimeout: int64(time.Hour),
 		Wall: func() int64 { return w.now + wallOffset }, Waker: w,
-		Log:        mmapqueue.Options{SyncEvery: -1, SyncTimeout: -1},
-		Durability: d, Journal: mmapqueue.JournalOptions{SegmentBytes: 64 << 10}, JournalBudget: 256 << 10,
+		Log:        mmapqueue.Options{SyncEvery: -1, SyncTimeout: -1, FS: backlogs},
+		Durability: d, Journal: mmapqueue.JournalOptions{SegmentBytes: 64 << 10, FS: journal}, JournalBudget: 256 << 10,
 	}, mark)
 	for _, s := range w.b.shards {
 		s.Start(w.now, w.now+wallOffset, func(uint32) {})

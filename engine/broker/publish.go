@@ -350,6 +350,7 @@ func (f *foreign) move(t *Topic, v *view, refs []block.Ref) {
 		part := refs[:n]
 		refs = refs[n:]
 		room := to.decide(nil, b.memory())
+		var moved chan error
 		switch {
 		case place == auxSequence: // in memory mode, or the journal failed
 			f.moveRead(t, v.hold, to, part)
@@ -358,7 +359,8 @@ func (f *foreign) move(t *Topic, v *view, refs []block.Ref) {
 		case place == auxJournal && v.onward != nil:
 			batch := b.journal.Batch()
 			batch.Move(v.hold.journal, v.onward, b.idsOf(part))
-			b.journal.Submit(batch, nil)
+			moved = make(chan error, 1)
+			b.journal.Submit(batch, func(err error) { moved <- err })
 			clear(room) // the journal has it for all channels
 		case place == auxJournal:
 			b.finishJournaled(v.hold, part)
@@ -369,6 +371,7 @@ func (f *foreign) move(t *Topic, v *view, refs []block.Ref) {
 			clear(room)
 		}
 		if j := b.fanout(to, part, nil, room); j != nil {
+			j.moved = moved
 			t.writer.submit(*j)
 		}
 	}

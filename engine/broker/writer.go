@@ -17,6 +17,7 @@ type job struct {
 	want    []want
 	due     []int64                      // wall ns, or nil: deferred messages being saved
 	from    *queue                       // whose backlog the messages with a sequence come from; nil: each queue's own
+	moved   chan error                   // the journal's answer to a move, to be waited for; nil: there was none
 	after   func()                       // called at the end; may be nil
 	done    *ticket                      // nil: nobody waits
 	adopted bool                         // what has a sequence was put into the journal as well
@@ -192,7 +193,12 @@ func stands(j *job) bool {
 // not stand there. Nobody reads the backlog meanwhile: what a consumer did with
 // the message, finish it or put it off, must be the last word about it.
 func (w *writer) replace(j *job) {
-	if err := w.b.adoptJob(j); err != nil {
+	err := w.b.adoptJob(j)
+	if err == nil && j.moved != nil {
+		// Until then the journal has the messages where they come from.
+		err = <-j.moved
+	}
+	if err != nil {
 		w.b.diskFailed(err)
 		w.settle(j, err)
 		return
@@ -200,7 +206,7 @@ func (w *writer) replace(j *job) {
 	for _, n := range j.want {
 		n.q.mu.Lock()
 	}
-	err := w.writeLocked(j)
+	err = w.writeLocked(j)
 	appended := err == nil
 	if err == nil {
 		err = w.sync()

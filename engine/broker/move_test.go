@@ -1,0 +1,116 @@
+package broker
+
+import (
+	"encoding/binary"
+	"runtime"
+	"sync"
+	"testing"
+
+	"github.com/zsqio/zsq/mmapqueue"
+)
+
+// moves watches that nothing goes from one queue's place in the journal to the
+// backlog of others before the journal has the move.
+type moves struct {
+	mu       sync.Mutex
+	watching bool
+	moved    map[uint64]bool
+	early    int // records that were
+	written  int
+}
+
+// eachRecord calls f for the records in a write: kind, number of its cursor, id and
+// body.
+func eachRecord(b []byte, f func(kind byte, cursor uint32, id uint64, body []byte)) {
+	for len(b) >= 56 {
+		n := int(binary.LittleEndian.Uint32(b))
+		if n < 32 || 24+n > len(b) {
+			return // a header or a footer
+		}
+		f(b[4], binary.LittleEndian.Uint32(b[36:]), binary.LittleEndian.Uint64(b[40:]), b[56:24+n])
+		b = b[min(len(b), (24+n+7)&^7):]
+	}
+}
+
+type watchedFS struct {
+	mmapqueue.FS
+	write func(b []byte, do func())
+}
+
+type watchedFile struct {
+	mmapqueue.File
+	write func(b []byte, do func())
+}
+
+func (w watchedFS) Create(path string, size int64) (mmapqueue.File, error) {
+	f, err := w.FS.Create(path, size)
+	return watchedFile{f, w.write}, err
+}
+
+func (w watchedFile) WriteAt(b []byte, offset int64) (n int, err error) {
+	w.write(b, func() { n, err = w.File.WriteAt(b, offset) })
+	return n, err
+}
+
+func (m *moves) journal(b []byte, do func()) {
+	const kindMove = 7
+	var ids []uint64
+	eachRecord(b, func(kind byte, _ uint32, _ uint64, body []byte) {
+		for body = body[min(len(body), 8):]; kind == kindMove && len(body) >= 8; body = body[8:] {
+			ids = append(ids, binary.LittleEndian.Uint64(body))
+		}
+	})
+	for range 500 * min(1, len(ids)) { // the writer's chance to be too early
+		runtime.Gosched()
+	}
+	do()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, id := range ids {
+		m.moved[id] = true
+	}
+}
+
+func (m *moves) backlog(b []byte, do func()) {
+	m.mu.Lock()
+	eachRecord(b, func(_ byte, cursor uint32, id uint64, _ []byte) {
+		if cursor == 1<<32-1 || !m.watching {
+			return // a name
+		}
+		m.written++
+		if !m.moved[id] {
+			m.early++
+		}
+	})
+	m.mu.Unlock()
+	do()
+}
+
+// What a topic has held back is written to its channels' backlogs when the journal
+// says that they have it, not before: a crash in between would bring it twice.
+func TestMoveBeforeBacklog(t *testing.T) {
+	m := &moves{moved: map[uint64]bool{}}
+	w := newWorldOn(t, 1, 1, 5, t.TempDir(), 1, DurabilityProcess, watchedFS{mmapqueue.OS, m.journal}, watchedFS{mmapqueue.OS, m.backlog})
+	topic, _ := w.b.Topic("t")
+	for _, name := range []string{"a", "b", "c"} {
+		if _, err := topic.Channel(name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	topic.SetPaused(true)
+	p := w.producer(0)
+	for range 20 {
+		w.round(0, func(s *Shard) { p.publish(s, topic, 4, 0) })
+		w.settle("answer", func() bool { return !p.owed && w.quiet() })
+	}
+	m.mu.Lock()
+	m.watching = true
+	m.mu.Unlock()
+	topic.SetPaused(false)
+	w.settle("moved on", func() bool { return topic.view.Load().hold == nil && w.quiet() })
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.written < 50 || m.early > 0 {
+		t.Errorf("of %d records that went to the backlog, %d did so before they were moved", m.written, m.early)
+	}
+}
