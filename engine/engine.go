@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	stdlog "log"
 	"net"
 	"net/http"
@@ -150,12 +149,12 @@ func (e *Engine) openGroup() (err error) {
 }
 
 func (e *Engine) openBroker() error {
-	mark, markErr := broker.TakeIDMark(e.idMarkPath())
-	if errors.Is(markErr, fs.ErrPermission) || errors.Is(markErr, unix.EROFS) {
-		return fmt.Errorf("data-path %s: %w", e.dataPath(), markErr)
-	}
 	if err := checkFormat(e.dataPath(), e.log); err != nil {
 		return err
+	}
+	mark, markErr := broker.TakeIDMark(e.idMarkPath())
+	if unwritable(markErr) {
+		return fmt.Errorf("data-path %s: %w", e.dataPath(), markErr)
 	}
 	leaveNote(e.dataPath())
 	e.meta = newMetadata(filepath.Join(e.dataPath(), "nsqd.dat"), e)

@@ -240,3 +240,8 @@ func copyOf(t testing.TB, dir string) string {
 }
 
 func random(seed uint64) *rand.Rand { return rand.New(rand.NewPCG(seed, 11)) }
+
+func eventually(t testing.TB, what string, cond func() bool) {
+	t.Helper()
+	daemon.Eventually(t, patience, what, cond)
+}
