@@ -152,6 +152,7 @@ func (e *Engine) openBroker() error {
 	if err := checkFormat(e.dataPath(), e.log); err != nil {
 		return err
 	}
+	e.spendReserve()
 	mark, markErr := broker.TakeIDMark(e.idMarkPath())
 	if unwritable(markErr) {
 		return fmt.Errorf("data-path %s: %w", e.dataPath(), markErr)
@@ -208,7 +209,11 @@ func (e *Engine) openBroker() error {
 		return err
 	}
 	e.broker.EndRestore()
-	return e.meta.write()
+	if err := e.meta.write(); err != nil {
+		return err
+	}
+	e.keepReserve()
+	return nil
 }
 
 // waker is how the broker reaches the loops.
@@ -299,6 +304,9 @@ func (e *Engine) housekeep() {
 			return
 		case <-tick.C:
 			e.broker.Sweep(netloop.Now(), false)
+			if e.broker.Health() == nil {
+				e.keepReserve()
+			}
 			if err := e.broker.ExtendIDMark(e.idMarkPath()); err != nil {
 				e.log.printf(LogError, "%v", err)
 			}
@@ -347,6 +355,7 @@ func (e *Engine) Shutdown() error {
 		e.certs.end()
 	}
 	e.meta.stop()
+	e.spendReserve()
 	err := errors.Join(e.meta.write(), e.broker.Close())
 	e.release()
 	return err

@@ -50,7 +50,7 @@ func TestRefusedDirectories(t *testing.T) {
 // files for all of them: a publish that needs one is refused, and what was
 // accepted comes.
 func TestWithoutDescriptors(t *testing.T) {
-	const topics, each = 120, 40
+	const topics, each = 100, 40
 	for _, mode := range []string{"memory", "process"} {
 		t.Run(mode, func(t *testing.T) {
 			dir := t.TempDir()
@@ -82,7 +82,7 @@ func TestWithoutDescriptors(t *testing.T) {
 			d.Command = nil
 			d.RestartElsewhere(t)
 			for topic := range acked {
-				if got := d.consume(t, topic, "c", 2*each, damageSize); len(got) != each {
+				if got := d.consume(t, topic, "c", each, damageSize); len(got) != each {
 					t.Errorf("topic %s: %d of %d acknowledged messages came", topic, len(got), each)
 				}
 			}
