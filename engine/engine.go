@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	stdlog "log"
 	"net"
 	"net/http"
@@ -150,12 +149,13 @@ func (e *Engine) openGroup() (err error) {
 }
 
 func (e *Engine) openBroker() error {
-	mark, markErr := broker.TakeIDMark(e.idMarkPath(), time.Now().UnixNano())
-	if errors.Is(markErr, fs.ErrPermission) || errors.Is(markErr, unix.EROFS) {
-		return fmt.Errorf("data-path %s: %w", e.dataPath(), markErr)
-	}
 	if err := checkFormat(e.dataPath(), e.log); err != nil {
 		return err
+	}
+	e.spendReserve()
+	mark, markErr := broker.TakeIDMark(e.idMarkPath(), time.Now().UnixNano())
+	if unwritable(markErr) {
+		return fmt.Errorf("data-path %s: %w", e.dataPath(), markErr)
 	}
 	leaveNote(e.dataPath())
 	e.meta = newMetadata(filepath.Join(e.dataPath(), "nsqd.dat"), e)
@@ -211,7 +211,11 @@ func (e *Engine) openBroker() error {
 		return err
 	}
 	e.broker.EndRestore()
-	return e.meta.write()
+	if err := e.meta.write(); err != nil {
+		return err
+	}
+	e.keepReserve()
+	return nil
 }
 
 // waker is how the broker reaches the loops.
@@ -302,6 +306,9 @@ func (e *Engine) housekeep() {
 			return
 		case <-tick.C:
 			e.broker.Sweep(netloop.Now(), false)
+			if e.broker.Health() == nil {
+				e.keepReserve()
+			}
 			if err := e.broker.ExtendIDMark(e.idMarkPath()); err != nil {
 				e.log.printf(LogError, "%v", err)
 			}
@@ -350,6 +357,7 @@ func (e *Engine) Shutdown() error {
 		e.certs.end()
 	}
 	e.meta.stop()
+	e.spendReserve()
 	err := errors.Join(e.meta.write(), e.broker.Close())
 	e.release()
 	return err

@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // dataFormat is how we write the files below zsq in a data path. A later zsq that
@@ -31,8 +33,18 @@ func checkFormat(dataPath string, log *logger) error {
 	if !errors.Is(err, fs.ErrNotExist) {
 		log.printf(LogError, "format of the data-path, taken for %d - %s", dataFormat, err)
 	}
-	if err := replaceFile(path, []byte(strconv.Itoa(dataFormat)+"\n")); err != nil {
+	err = os.MkdirAll(filepath.Dir(path), 0o700)
+	if err == nil {
+		err = replaceFile(path, []byte(strconv.Itoa(dataFormat)+"\n"))
+	}
+	if err != nil && !unwritable(err) { // of which the start says more
 		log.printf(LogError, "format of the data-path - %s", err)
 	}
 	return nil
+}
+
+// unwritable reports whether err says that nothing may be written there, which
+// does not go by like a full disk.
+func unwritable(err error) bool {
+	return errors.Is(err, fs.ErrPermission) || errors.Is(err, unix.EROFS)
 }

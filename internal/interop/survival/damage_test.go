@@ -136,6 +136,13 @@ func check(t *testing.T, dir string, keys []uint64, intact map[uint64]bool, told
 	if text := d.ping(t); text != "OK" {
 		t.Errorf("/ping: %s", text)
 	}
+	d.harmed(t, keys, intact, told, again)
+	d.Stop(t)
+}
+
+// harmed consumes what a daemon delivers of damaged files, as check does.
+func (d nsqd) harmed(t *testing.T, keys []uint64, intact map[uint64]bool, told, again bool) {
+	t.Helper()
 	got := d.consume(t, "t", "c", 2*damageCount, damageSize)
 	lost := 0
 	for _, key := range keys {
@@ -160,7 +167,6 @@ func check(t *testing.T, dir string, keys []uint64, intact map[uint64]bool, told
 	if got := d.consume(t, "t", "c", 10, damageSize); len(got) != 10 {
 		t.Errorf("%d of 10 messages came that were published afterwards", len(got))
 	}
-	d.Stop(t)
 }
 
 func keysFrom(first, n int) (keys []uint64) {

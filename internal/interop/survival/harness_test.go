@@ -122,24 +122,25 @@ const (
 	message  = 2
 )
 
-// next returns the next frame that is no heartbeat. Its bytes stay the caller's.
+// heartbeat is what a daemon sends to hear a NOP.
+const heartbeat = "_heartbeat_"
+
+// next returns the next frame, whose bytes stay the caller's. It answers a
+// heartbeat.
 func (p *peer) next() (kind uint32, b []byte, err error) {
-	for {
-		var head [8]byte
-		if _, err := io.ReadFull(p.r, head[:]); err != nil {
-			return 0, nil, err
-		}
-		b = make([]byte, binary.BigEndian.Uint32(head[:])-4)
-		if _, err := io.ReadFull(p.r, b); err != nil {
-			return 0, nil, err
-		}
-		if kind = binary.BigEndian.Uint32(head[4:]); kind != response || string(b) != "_heartbeat_" {
-			return kind, b, nil
-		}
-		if _, err := io.WriteString(p, "NOP\n"); err != nil {
-			return 0, nil, err
-		}
+	var head [8]byte
+	if _, err := io.ReadFull(p.r, head[:]); err != nil {
+		return 0, nil, err
 	}
+	b = make([]byte, binary.BigEndian.Uint32(head[:])-4)
+	if _, err := io.ReadFull(p.r, b); err != nil {
+		return 0, nil, err
+	}
+	kind = binary.BigEndian.Uint32(head[4:])
+	if kind == response && string(b) == heartbeat {
+		_, err = io.WriteString(p, "NOP\n")
+	}
+	return kind, b, err
 }
 
 // ok sends a command and wants its OK.
@@ -173,7 +174,7 @@ func (d nsqd) consume(t testing.TB, topic, channel string, n, size int) map[uint
 			if ok && ch.Depth+ch.InFlightCount+ch.DeferredCount == 0 {
 				return got
 			}
-			if time.Since(last) > patience {
+			if time.Since(last) > patience/3 {
 				t.Fatalf("%s/%s: nothing comes any more after %d messages: %+v", topic, channel, len(got), ch)
 			}
 			continue
@@ -181,6 +182,9 @@ func (d nsqd) consume(t testing.TB, topic, channel string, n, size int) map[uint
 		must(t, p.SetReadDeadline(time.Now().Add(patience)))
 		kind, m, err := p.next()
 		must(t, err)
+		if kind == response && string(m) == heartbeat {
+			continue
+		}
 		if kind != message {
 			t.Fatalf("%s/%s: frame %d %q", topic, channel, kind, m)
 		}
@@ -201,16 +205,32 @@ func (d nsqd) consume(t testing.TB, topic, channel string, n, size int) map[uint
 		}
 	}
 	// A FIN has no answer of its own. What came beyond n goes back.
-	_, err = io.WriteString(p, "PUB marks\n\x00\x00\x00\x01x")
+	out = nil
+	for _, m := range p.settled(t) {
+		out = append(out, "REQ "+string(m[10:26])+" 0\n"...)
+	}
+	_, err = p.Write(out)
+	must(t, err)
+	p.settled(t)
+	return got
+}
+
+// settled returns when all that was sent has been dealt with, with the messages
+// that came meanwhile.
+func (p *peer) settled(t testing.TB) (messages [][]byte) {
+	t.Helper()
+	_, err := io.WriteString(p, "PUB marks\n\x00\x00\x00\x01x")
 	must(t, err)
 	for {
-		kind, text, err := p.next()
+		kind, b, err := p.next()
 		must(t, err)
-		if kind == response && string(text) == "OK" {
-			return got
-		}
-		if kind != message {
-			t.Fatalf("%s/%s: frame %d %q", topic, channel, kind, text)
+		switch {
+		case kind == failure:
+			t.Fatalf("%s", b)
+		case kind == message:
+			messages = append(messages, b)
+		case string(b) == "OK":
+			return messages
 		}
 	}
 }
@@ -240,3 +260,8 @@ func copyOf(t testing.TB, dir string) string {
 }
 
 func random(seed uint64) *rand.Rand { return rand.New(rand.NewPCG(seed, 11)) }
+
+func eventually(t testing.TB, what string, cond func() bool) {
+	t.Helper()
+	daemon.Eventually(t, patience, what, cond)
+}
