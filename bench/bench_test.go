@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 // A quantile is the smallest value that a share of q does not exceed.
@@ -63,6 +64,68 @@ func TestPairedRatios(t *testing.T) {
 	}
 }
 
+// What a variant adds is taken within a repetition too.
+func TestAdded(t *testing.T) {
+	r := result{cell: cell{variants: modes()}, Sides: map[string][]figure{
+		"memory":  {{BrokerCPU: 1, P99: 2}, {BrokerCPU: 2}, {BrokerCPU: 1}},
+		"process": {{BrokerCPU: 1.5, P99: 3}, {BrokerCPU: 1.75}, {BrokerCPU: 9, Error: "lost one"}},
+	}}
+	if got, want := r.values(cpuAdded), []float64{0.5, -0.25}; !slices.Equal(got, want) {
+		t.Errorf("added %v, want %v", got, want)
+	}
+	if got, want := r.values(p99Times), []float64{1.5}; !slices.Equal(got, want) {
+		t.Errorf("times %v, want %v", got, want)
+	}
+	r.cell.variants = nil
+	if got := r.values(cpuAdded); len(got) > 0 {
+		t.Errorf("without variants %v was added", got)
+	}
+}
+
+// A row of our own variants runs all of them, unless another side alone is asked for.
+func TestSidesOf(t *testing.T) {
+	f := func(only string, c cell, want ...string) {
+		t.Helper()
+		s := session{options: options{only: only}, sides: []string{zsq, upstream}}
+		if only != "" {
+			s.sides = []string{only}
+		}
+		if got := s.sidesOf(c); !slices.Equal(got, want) {
+			t.Errorf("-only=%s: %v, want %v", only, got, want)
+		}
+	}
+	f("", cell{}, zsq, upstream)
+	f(upstream, cell{}, upstream)
+	f("", cell{variants: modes()}, "memory", "process")
+	f(zsq, cell{variants: modes()}, "memory", "process")
+	f(upstream, cell{variants: alone()})
+}
+
+func TestAnonymous(t *testing.T) {
+	const rollup = "55d0c000-7ffd000 ---p 00000000 00:00 0   [rollup]\n" +
+		"Rss:               12345 kB\nAnonymous:          2048 kB\nAnonHugePages:         4 kB\n"
+	if got, err := anonymousIn([]byte(rollup)); got != 2<<20 || err != nil {
+		t.Errorf("anonymous memory %d, %v; want %d", got, err, 2<<20)
+	}
+	if got, err := anonymousIn([]byte("Rss: 1 kB\n")); err == nil {
+		t.Errorf("without its line: %d", got)
+	}
+}
+
+// A producer's frames are all of one size, however many topics there are.
+func TestTopicNames(t *testing.T) {
+	f := func(topics int, first, last string) {
+		t.Helper()
+		l := load{topics: topics}
+		if a, b := l.topic(0), l.topic(topics-1); a != first || b != last {
+			t.Errorf("%d topics: %s to %s, want %s to %s", topics, a, b, first, last)
+		}
+	}
+	f(1, "bench_000", "bench_000")
+	f(1000, "bench_000", "bench_999")
+	f(10000, "bench_0000", "bench_9999")
+}
+
 func TestJudge(t *testing.T) {
 	f := func(a aim, v float64, want string) {
 		t.Helper()
@@ -81,7 +144,7 @@ func TestJudge(t *testing.T) {
 
 // Every row of the list can be named, alone or with its siblings.
 func TestPick(t *testing.T) {
-	all := cells(10, 10)
+	all := cells(sizes{idleConns: 10, backlog: 10, queued: 10, topics: 10})
 	for _, c := range all {
 		if got, err := pick(all, []string{c.name}); err != nil || len(got) == 0 {
 			t.Errorf("pick(%q): %d cells, %v", c.name, len(got), err)
@@ -179,6 +242,28 @@ func TestProducerAnswers(t *testing.T) {
 		}
 		if p.answered != 3 || g.answered != 3 || !p.heartbeat {
 			t.Fatalf("cut at %d: %d answers, heartbeat %t", cut, p.answered, p.heartbeat)
+		}
+	}
+}
+
+// One answer in okEvery is timed, from when its own frame was published.
+func TestTimedAnswers(t *testing.T) {
+	g := testGenerator(0)
+	g.base, g.keep = time.Now(), true
+	p := &producer{conn: &conn{g: g}, slots: 10, appended: 17, sent: make([]int64, 10), in: make([]byte, 256)}
+	const hourNs = int64(time.Hour)
+	p.sent[8], p.sent[16%10] = -hourNs, -2*hourNs
+	for range 17 {
+		if err := p.answers([]byte(okFrame)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(g.latencies) != 3 { // frames 0, 8 and 16
+		t.Fatalf("%d latencies, want 3", len(g.latencies))
+	}
+	for i, ns := range g.latencies {
+		if hours := int64(i) * hourNs; ns < hours || ns > hours+int64(time.Minute) {
+			t.Errorf("answer %d took %d ns, want %d and a little", i*okEvery, ns, hours)
 		}
 	}
 }

@@ -27,6 +27,8 @@ import (
 // A broker is a child process under test.
 type broker struct {
 	cmd    *exec.Cmd
+	path   string
+	args   []string
 	dir    string
 	tcp    string
 	http   string // empty for the sink
@@ -48,30 +50,60 @@ func startBroker(ctx context.Context, path, dir string, flags ...string) (*broke
 	if err != nil {
 		return nil, err
 	}
-	b := &broker{dir: data, tcp: ports[0], http: ports[1]}
-	args := append([]string{
+	b := &broker{path: path, dir: data, tcp: ports[0], http: ports[1]}
+	b.args = append([]string{
 		"--tcp-address=" + b.tcp, "--http-address=" + b.http, "--broadcast-address=127.0.0.1",
 		"--data-path=" + data, "--log-level=fatal",
 	}, flags...)
-	if err := b.start(exec.Command(path, args...)); err != nil {
-		return nil, errors.Join(err, os.RemoveAll(data))
+	if err := b.launch(ctx); err != nil {
+		return nil, errors.Join(err, b.stop())
+	}
+	return b, nil
+}
+
+// launch starts the process, for the first time or again on the same addresses
+// and data, and waits until it answers on /ping.
+func (b *broker) launch(ctx context.Context) error {
+	if err := b.start(exec.Command(b.path, b.args...)); err != nil {
+		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	for {
-		if _, err = b.get(ctx, "/ping"); err == nil {
-			return b, nil
+		_, err := b.get(ctx, "/ping")
+		if err == nil {
+			return nil
 		}
 		select {
 		case <-b.gone:
-			err = fmt.Errorf("%s ended at once: %s", path, b.stderr)
+			return fmt.Errorf("%s ended at once: %s", b.path, b.stderr)
 		case <-ctx.Done():
-			err = fmt.Errorf("%s does not answer: %w: %s", path, err, b.stderr)
-		case <-time.After(5 * time.Millisecond):
-			continue
+			return fmt.Errorf("%s does not answer: %w: %s", b.path, err, b.stderr)
+		case <-time.After(time.Millisecond):
 		}
-		return nil, errors.Join(err, b.stop())
 	}
+}
+
+// haltTimeout bounds a clean stop.
+const haltTimeout = time.Minute
+
+// halt has the process stop as its operator would, and waits for its end. The
+// data stays, for launch.
+func (b *broker) halt(ctx context.Context) error {
+	if err := b.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, haltTimeout)
+	defer cancel()
+	select {
+	case <-b.gone:
+	case <-ctx.Done():
+		return fmt.Errorf("%s does not stop: %w", b.path, ctx.Err())
+	}
+	if !b.cmd.ProcessState.Success() {
+		return fmt.Errorf("%s stopped with %v: %s", b.path, b.cmd.ProcessState, b.stderr)
+	}
+	return nil
 }
 
 // startSink starts this same program as the null sink of sink.go.
@@ -117,8 +149,10 @@ func (b *broker) start(cmd *exec.Cmd) error {
 // stop kills the process and removes its data. What was stored is of no more
 // use, so there is nothing to be gentle about.
 func (b *broker) stop() error {
-	_ = b.cmd.Process.Kill()
-	<-b.gone
+	if b.cmd != nil {
+		_ = b.cmd.Process.Kill()
+		<-b.gone
+	}
 	if b.dir == "" {
 		return nil
 	}
@@ -161,6 +195,51 @@ func (b *broker) rss() (int64, error) {
 	pages, err := strconv.ParseInt(fields[1], 10, 64)
 	return pages * int64(os.Getpagesize()), err
 }
+
+// anonymous is the resident memory of the process in bytes that no file stands
+// behind: what mapped files take belongs to the kernel's cache.
+func (b *broker) anonymous() (int64, error) {
+	text, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(b.cmd.Process.Pid), "smaps_rollup"))
+	if err != nil {
+		return 0, err
+	}
+	return anonymousIn(text)
+}
+
+// anonymousIn finds the anonymous memory in what smaps_rollup says.
+func anonymousIn(text []byte) (int64, error) {
+	for line := range strings.Lines(string(text)) {
+		if fields := strings.Fields(line); len(fields) == 3 && fields[0] == "Anonymous:" {
+			kb, err := strconv.ParseInt(fields[1], 10, 64)
+			return kb << 10, err
+		}
+	}
+	return 0, fmt.Errorf("smaps_rollup: %q", text)
+}
+
+// fileSystem names what a directory lies on.
+func fileSystem(dir string) (string, error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return "", fmt.Errorf("%s: %w", dir, err)
+	}
+	switch st.Type {
+	case unix.EXT4_SUPER_MAGIC:
+		return "ext4", nil
+	case unix.XFS_SUPER_MAGIC:
+		return "xfs", nil
+	case unix.BTRFS_SUPER_MAGIC:
+		return "btrfs", nil
+	case unix.OVERLAYFS_SUPER_MAGIC:
+		return "overlayfs", nil
+	case unix.TMPFS_MAGIC:
+		return tmpfs, nil
+	}
+	return fmt.Sprintf("file system %#x", st.Type), nil
+}
+
+// tmpfs keeps files in memory: nothing there is ever on a disk.
+const tmpfs = "tmpfs"
 
 // ownCPU is the user and system time of this process.
 func ownCPU() time.Duration {

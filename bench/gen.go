@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"strconv"
 	"syscall"
 	"time"
 	"unsafe"
@@ -34,6 +35,9 @@ type load struct {
 	deferred             bool   // DPUB, by deferMin to deferMax; stamps are due times
 	timeoutMs            int    // not 0: the consumers' message time-out; each message is left to it once
 	stamp                bool   // bodies carry their publish time, latencies are kept
+	stampOK              bool   // latencies from a PUB to its OK are kept
+	own                  bool   // producer i publishes to topic i alone
+	stalled              int    // more subscribers, of topic 0, that never read
 	messagesMax          uint64 // publish no more than this
 }
 
@@ -61,7 +65,11 @@ func (l load) withDefaults() load {
 	return l
 }
 
-func (l load) topic(i int) string   { return fmt.Sprintf("bench_%03d", i%l.topics) }
+// topic names the topics, all alike in length.
+func (l load) topic(i int) string {
+	return fmt.Sprintf("bench_%0*d", max(3, len(strconv.Itoa(l.topics-1))), i%l.topics)
+}
+
 func (l load) channel(i int) string { return fmt.Sprintf("ch_%03d", i%l.channels) }
 
 // A generator drives all connections of a run from one thread: a round waits
@@ -80,6 +88,7 @@ type generator struct {
 	handlers  []handler // by the number that epoll hands back
 	producers []*producer
 	consumers []*consumer
+	stuck     []*conn // subscribers that never read
 	events    [256]unix.EpollEvent
 
 	publishing bool
@@ -127,10 +136,19 @@ func newGenerator(ctx context.Context, addr string, l load) (*generator, error) 
 }
 
 func (g *generator) close() {
+	g.hangUp()
+	_ = unix.Close(g.ep)
+}
+
+// hangUp closes all connections; others can be made after it.
+func (g *generator) hangUp() {
 	for _, h := range g.handlers {
 		_ = unix.Close(h.socket().fd)
 	}
-	_ = unix.Close(g.ep)
+	for _, c := range g.stuck {
+		_ = unix.Close(c.fd)
+	}
+	g.handlers, g.producers, g.consumers, g.stuck = nil, nil, nil, nil
 }
 
 func (g *generator) nowNs() int64 { return int64(time.Since(g.base)) }
@@ -332,6 +350,11 @@ const handshakeTimeout = 5 * time.Second
 
 // dial connects, sends the magic and IDENTIFY and reads the answer.
 func (g *generator) dial(heartbeatMs int) (*conn, error) {
+	return g.dialAs(g.load, heartbeatMs)
+}
+
+// dialAs is dial with what another load asks for in IDENTIFY.
+func (g *generator) dialAs(l load, heartbeatMs int) (*conn, error) {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("socket: %w", err)
@@ -350,10 +373,10 @@ func (g *generator) dial(heartbeatMs int) (*conn, error) {
 		err = nil
 	}
 	if err == nil {
-		err = c.ask(append([]byte(magic), identify(heartbeatMs, g.load)...))
+		err = c.ask(append([]byte(magic), identify(heartbeatMs, l)...))
 	}
 	if err == nil {
-		err = c.upgrade(g.load)
+		err = c.upgrade(l)
 	}
 	if err != nil {
 		_ = unix.Close(fd)

@@ -22,6 +22,7 @@ type producer struct {
 	frame     pubFrame // layout; its bytes are those of the first slot
 	slots     int
 	delays    []int64 // ns, by slot; nil unless messages are deferred
+	sent      []int64 // ns, by slot: when a sampled frame was published; nil unless answers are timed
 	low       int     // refill when so many slots are free: fewer, larger writes
 	appended  int
 	answered  int
@@ -44,8 +45,15 @@ func (g *generator) addProducer(number int) error {
 			delay = deferMin + i*(deferMax-deferMin)/p.slots
 			p.delays = append(p.delays, int64(delay)*1e6)
 		}
-		p.frame = newPubFrame(g.topic(number+i), g.body, g.batch, delay)
+		topic := g.topic(number + i)
+		if g.own {
+			topic = g.topic(number)
+		}
+		p.frame = newPubFrame(topic, g.body, g.batch, delay)
 		p.ring = append(p.ring, p.frame.bytes...)
+	}
+	if g.stampOK {
+		p.sent = make([]int64, p.slots)
 	}
 	g.producers = append(g.producers, p)
 	return c.watch(p)
@@ -69,7 +77,7 @@ func (p *producer) refill() error {
 	}
 	n = min(n, int((g.messagesMax-g.next)/uint64(g.batch)))
 	var stampNs int64
-	if g.stamp {
+	if g.stamp || g.stampOK {
 		stampNs = g.nowNs()
 	}
 	for range n {
@@ -91,6 +99,9 @@ func (p *producer) append1(stampNs int64) bool {
 func (p *producer) patch(stampNs int64) {
 	g := p.g
 	slot := p.appended % p.slots
+	if p.sent != nil {
+		p.sent[slot] = stampNs
+	}
 	if p.delays != nil {
 		stampNs += p.delays[slot]
 	}
@@ -181,5 +192,22 @@ func (p *producer) answers(b []byte) error {
 		return fmt.Errorf("%d answers to %d frames", p.answered, p.appended)
 	}
 	p.g.answered += uint64(oks * p.g.batch)
+	if p.sent != nil && p.g.keep {
+		p.timeAnswers(oks)
+	}
 	return nil
+}
+
+// okEvery is the sample of frames whose answers are timed: one in so many.
+const okEvery = 8
+
+// timeAnswers notes how long the last n frames answered have waited.
+func (p *producer) timeAnswers(n int) {
+	g := p.g
+	now := g.nowNs()
+	for i := p.answered - n; i < p.answered; i++ {
+		if i%okEvery == 0 {
+			g.latencies = append(g.latencies, now-p.sent[i%p.slots])
+		}
+	}
 }

@@ -5,6 +5,9 @@ package main
 import (
 	"encoding/binary"
 	"fmt"
+	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -43,6 +46,27 @@ func (g *generator) addConsumer(number int) error {
 		return err
 	}
 	return c.watch(s)
+}
+
+// addStalled adds a subscriber that takes its share and never reads it. Its
+// socket's buffer is as small as the kernel allows. Closing it would not bring
+// the messages back, for a broker leaves them to their time-out; so that is short.
+func (g *generator) addStalled(timeout time.Duration) error {
+	l := g.load
+	l.timeoutMs = int(timeout.Milliseconds())
+	c, err := g.dialAs(l, heartbeatMs)
+	if err != nil {
+		return err
+	}
+	g.stuck = append(g.stuck, c)
+	err = unix.SetsockoptInt(c.fd, unix.SOL_SOCKET, unix.SO_RCVBUF, 1)
+	if err == nil {
+		err = c.ask([]byte("SUB " + g.topic(0) + " " + g.load.channel(0) + "\n"))
+	}
+	if err != nil {
+		return fmt.Errorf("stalled subscriber: %w", err)
+	}
+	return c.tell(fmt.Appendf(nil, "RDY %d\n", readyCount))
 }
 
 func (s *consumer) socket() *conn { return s.conn }

@@ -12,6 +12,9 @@
 // messages per second. A run counts only if every message came exactly once on
 // every channel: bodies are numbered, and a bitmap is kept.
 //
+// Some rows compare our broker with itself, because upstream has nothing of the
+// kind: process mode with memory mode, by paired differences; disk mode runs alone.
+//
 // Upstream is built from the nested module bench/upstream, which pins the
 // version and its dependencies, so that none of them are ours.
 //
@@ -24,6 +27,7 @@
 //	codec.go     TLS and compression, where a row asks for them
 //	gen_sub.go   frames parsed where they were read, FINs in one write
 //	idle.go      connections that do nothing
+//	restart.go   what is kept: its memory, stopping and starting with it
 //	sink.go      the null sink: how fast the generator itself is
 //	report.go    medians, paired ratios, aims
 //
@@ -66,19 +70,19 @@ import (
 )
 
 type options struct {
-	rows      string
-	reps      int
-	seconds   float64
-	jsonPath  string
-	zsqPath   string
-	upPath    string
-	withNull  bool
-	only      string
-	flags     string
-	zsqFlags  string
-	idleConns int
-	backlog   int
-	nice      int
+	rows     string
+	reps     int
+	seconds  float64
+	jsonPath string
+	zsqPath  string
+	upPath   string
+	withNull bool
+	only     string
+	flags    string
+	zsqFlags string
+	dir      string
+	sizes    sizes
+	nice     int
 }
 
 // runMax bounds one run of one cell, whatever the broker does.
@@ -100,8 +104,11 @@ func main() {
 	flag.StringVar(&o.only, "only", "", "run this side only: zsq, upstream or null")
 	flag.StringVar(&o.flags, "flags", "", "more flags for both brokers, separated by spaces")
 	flag.StringVar(&o.zsqFlags, "zsq-flags", "", "more flags for zsq, separated by spaces")
-	flag.IntVar(&o.idleConns, "conns", 2000, "connections of row 21")
-	flag.IntVar(&o.backlog, "backlog", 1000000, "messages of row 14")
+	flag.StringVar(&o.dir, "dir", "", "where data directories are made (default: the system's directory for temporary files)")
+	flag.IntVar(&o.sizes.idleConns, "conns", 2000, "connections of row 21")
+	flag.IntVar(&o.sizes.backlog, "backlog", 1_000_000, "messages of rows 14 and 23 (the targets name 5,000,000)")
+	flag.IntVar(&o.sizes.queued, "queued", 2_000_000, "messages of row 22 (the targets name 20,000,000)")
+	flag.IntVar(&o.sizes.topics, "topics", 10_000, "topics of row 24; upstream takes a minute for as many")
 	flag.IntVar(&o.nice, "nice", 0, "priority of generator and brokers; below zero shields latencies from other jobs")
 	flag.Parse()
 
@@ -135,29 +142,32 @@ func bench(ctx context.Context, o options) (ok bool, err error) {
 			return false, fmt.Errorf("-nice: %w", err)
 		}
 	}
-	if o.reps < 1 || o.seconds <= 0 || o.idleConns < 1 || o.backlog < 1 || flag.NArg() > 0 {
-		return false, errors.New("-reps, -seconds, -conns and -backlog are positive, and there are no arguments")
+	if o.reps < 1 || o.seconds <= 0 || min(o.sizes.idleConns, o.sizes.backlog, o.sizes.queued, o.sizes.topics) < 1 || flag.NArg() > 0 {
+		return false, errors.New("-reps, -seconds and the sizes are positive, and there are no arguments")
 	}
 	var names []string
 	if o.rows != "" {
 		names = strings.Split(o.rows, ",")
 	}
-	chosen, err := pick(cells(o.idleConns, o.backlog), names)
+	chosen, err := pick(cells(o.sizes), names)
 	if err != nil {
 		return false, err
 	}
-	dir, err := os.MkdirTemp("", "zsq-bench-")
+	dir, err := os.MkdirTemp(o.dir, "zsq-bench-")
 	if err != nil {
 		return false, err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	s := session{options: o, ctx: ctx, dir: dir}
+	if s.fs, err = fileSystem(dir); err != nil {
+		return false, err
+	}
 	if err := s.choose(); err != nil {
 		return false, err
 	}
 
-	report := file{Time: time.Now().UTC(), Go: runtime.Version(), Arch: runtime.GOARCH, CPUs: runtime.NumCPU(), Args: os.Args[1:]}
-	fmt.Printf("%s %s, %d CPUs, %d repetitions of %g s\n", report.Go, report.Arch, report.CPUs, o.reps, o.seconds)
+	report := file{Time: time.Now().UTC(), Go: runtime.Version(), Arch: runtime.GOARCH, CPUs: runtime.NumCPU(), Data: s.fs, Args: os.Args[1:]}
+	fmt.Printf("%s %s, %d CPUs, %d repetitions of %g s, data on %s\n", report.Go, report.Arch, report.CPUs, o.reps, o.seconds, report.Data)
 	ok = true
 	for _, c := range chosen {
 		r := s.measure(c)
@@ -186,6 +196,7 @@ type file struct {
 	Go      string    `json:"go"`
 	Arch    string    `json:"arch"`
 	CPUs    int       `json:"cpus"`
+	Data    string    `json:"data_file_system"`
 	Args    []string  `json:"args"`
 	Results []*result `json:"results"`
 }
@@ -195,6 +206,7 @@ type session struct {
 	options
 	ctx   context.Context
 	dir   string
+	fs    string // what dir lies on
 	sides []string
 }
 
@@ -246,15 +258,28 @@ func (s *session) build(dir, name, pkg string) (string, error) {
 	return path, nil
 }
 
+// sidesOf is what of a cell is asked for: of our own variants all, or none where
+// another side alone was to run.
+func (s *session) sidesOf(c cell) []string {
+	switch {
+	case c.variants == nil:
+		return s.sides
+	case s.only == "" || s.only == zsq:
+		return c.sides()
+	}
+	return nil
+}
+
 // measure runs one cell on all sides, as often as asked, in alternating order.
 func (s *session) measure(c cell) *result {
 	r := &result{Row: c.name, Title: c.title, Sides: map[string][]figure{}, cell: c}
+	sides := s.sidesOf(c)
 	for rep := range s.reps {
-		for i := range s.sides {
+		for i := range sides {
 			if rep%2 == 1 {
-				i = len(s.sides) - 1 - i
+				i = len(sides) - 1 - i
 			}
-			side := s.sides[i]
+			side := sides[i]
 			if side == null && !c.suitsSink() {
 				continue
 			}
@@ -276,7 +301,16 @@ func (s *session) measure(c cell) *result {
 func (s *session) runOnce(c cell, side string) (f figure, err error) {
 	ctx, cancel := context.WithTimeout(s.ctx, runMax)
 	defer cancel()
+	if c.disk && s.fs == tmpfs {
+		return f, errors.New("the data would lie on a tmpfs: name a directory on a disk with -dir")
+	}
 	flags := append([]string(nil), c.flags...)
+	for _, v := range c.variants {
+		if v.name == side {
+			flags = append(flags, v.flags...)
+			c.load.stalled = v.stalled
+		}
+	}
 	flags = append(flags, strings.Fields(s.flags)...)
 	if c.load.tls {
 		files, err := certificate(s.dir)

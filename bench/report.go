@@ -80,9 +80,39 @@ func (r *result) paired(num, den string, pick func(figure) float64) []float64 {
 	return v
 }
 
+// added returns a metric of the cell's second variant minus the first's, for each
+// repetition in which both were measured.
+func (r *result) added(pick func(figure) float64) []float64 {
+	if len(r.cell.variants) < 2 {
+		return nil
+	}
+	var v []float64
+	a, b := r.Sides[r.cell.variants[1].name], r.Sides[r.cell.variants[0].name]
+	for i := range min(len(a), len(b)) {
+		if a[i].Error == "" && b[i].Error == "" {
+			v = append(v, pick(a[i])-pick(b[i]))
+		}
+	}
+	return v
+}
+
+// times returns a metric of the cell's second variant over the first's.
+func (r *result) times(pick func(figure) float64) []float64 {
+	if len(r.cell.variants) < 2 {
+		return nil
+	}
+	return r.paired(r.cell.variants[1].name, r.cell.variants[0].name, pick)
+}
+
 func (f figure) cpuPerMsg() float64     { return f.BrokerCPU }
 func (f figure) throughput() float64    { return f.Rate }
 func (f figure) perConnection() float64 { return f.ConnectCPU }
+func (f figure) middle() float64        { return f.P50 }
+func (f figure) slow() float64          { return f.P99 }
+func (f figure) restart() float64       { return f.Stop + f.First }
+func (f figure) creating() float64      { return f.Creating }
+func (f figure) rssMB() float64         { return float64(f.RSS) / 1e6 }
+func (f figure) anonymousMB() float64   { return float64(f.Anonymous) / 1e6 }
 
 // values are the repetitions of a metric that an aim names.
 func (r *result) values(metric string) []float64 {
@@ -93,16 +123,31 @@ func (r *result) values(metric string) []float64 {
 		return r.paired(upstream, zsq, figure.perConnection)
 	case rateRatio:
 		return r.paired(zsq, upstream, figure.throughput)
+	case restartRatio:
+		return r.paired(upstream, zsq, figure.restart)
+	case cpuAdded:
+		return r.added(figure.cpuPerMsg)
+	case p50Added:
+		return r.added(figure.middle)
+	case p99Times:
+		return r.times(figure.slow)
 	}
 	return r.of(zsq, map[string]func(figure) float64{
 		rateHere: figure.throughput,
 		cpuHere:  figure.cpuPerMsg,
-		p50:      func(f figure) float64 { return f.P50 },
-		p99:      func(f figure) float64 { return f.P99 },
+		p50:      figure.middle,
+		p99:      figure.slow,
 		p999:     func(f figure) float64 { return f.P999 },
 		latest:   func(f figure) float64 { return f.Max },
 		rssConn:  func(f figure) float64 { return f.RSSPerConn },
 		cpuConn:  func(f figure) float64 { return f.CPUPerConn },
+
+		anonHere:    figure.anonymousMB,
+		rssHere:     figure.rssMB,
+		createHere:  figure.creating,
+		stopHere:    func(f figure) float64 { return f.Stop },
+		startHere:   func(f figure) float64 { return f.Start },
+		restartHere: figure.restart,
 	}[metric])
 }
 
@@ -175,7 +220,7 @@ func num(v float64) string {
 // ratios, then each aim.
 func (r *result) print(w io.Writer) {
 	fmt.Fprintf(w, "\nrow %s: %s\n", r.cell.name, r.Title)
-	for _, side := range []string{zsq, upstream, null} {
+	for _, side := range r.cell.sides() {
 		figures := r.Sides[side]
 		if len(figures) == 0 {
 			continue
@@ -200,9 +245,18 @@ func (r *result) print(w io.Writer) {
 		{"msgs/s, zsq/null sink", r.paired(zsq, null, figure.throughput)},
 		{"CPU per connect, upstream/zsq", r.paired(upstream, zsq, figure.perConnection)},
 		{"RSS per connection, upstream/zsq", r.paired(upstream, zsq, func(f figure) float64 { return f.RSSPerConn })},
+		{"stop and first message, upstream/zsq", r.restarts(restart, figure.restart)},
+		{"creating, upstream/zsq", r.restarts(created, figure.creating)},
+		{"RSS, upstream/zsq", r.restarts(created, figure.rssMB)},
 	} {
 		if len(p.v) > 0 {
 			fmt.Fprintf(w, "  ratio     x%s (%s-%s, %d pairs)  %s\n", num(median(p.v)), num(slices.Min(p.v)), num(slices.Max(p.v)), len(p.v), p.name)
+		}
+	}
+	if len(r.cell.variants) == 2 {
+		v, name := r.added(figure.cpuPerMsg), r.cell.variants[1].name+" less "+r.cell.variants[0].name
+		if len(v) > 0 {
+			fmt.Fprintf(w, "  added     %s (%s to %s, %d pairs)  CPU us/msg, %s\n", num(median(v)), num(slices.Min(v)), num(slices.Max(v)), len(v), name)
 		}
 	}
 	for _, v := range r.Aims {
@@ -218,6 +272,14 @@ func (r *result) print(w io.Writer) {
 	}
 }
 
+// restarts is paired for cells of one mode.
+func (r *result) restarts(m mode, pick func(figure) float64) []float64 {
+	if r.cell.mode != m {
+		return nil
+	}
+	return r.paired(upstream, zsq, pick)
+}
+
 // line is the medians of one side.
 func (r *result) line(side string) string {
 	med := func(pick func(figure) float64) string { return num(median(r.of(side, pick))) }
@@ -226,9 +288,21 @@ func (r *result) line(side string) string {
 			med(func(f figure) float64 { return f.RSSPerConn }), med(func(f figure) float64 { return f.CPUPerConn }),
 			med(figure.perConnection), med(func(f figure) float64 { return f.ConnectsRate }))
 	}
+	switch r.cell.mode {
+	case kept:
+		return fmt.Sprintf("%s MB anonymous, %s MB resident, laid down in %s s", med(figure.anonymousMB), med(figure.rssMB),
+			med(func(f figure) float64 { return f.Seconds }))
+	case restart:
+		return fmt.Sprintf("stop %s ms, from start to /ping %s ms, to a message %s ms  (%s MB anonymous before)",
+			med(func(f figure) float64 { return f.Stop }), med(func(f figure) float64 { return f.Start }),
+			med(func(f figure) float64 { return f.First }), med(figure.anonymousMB))
+	case created:
+		return fmt.Sprintf("created in %s s, %s MB resident, stop %s ms, from start to /ping %s ms", med(figure.creating), med(figure.rssMB),
+			med(func(f figure) float64 { return f.Stop }), med(func(f figure) float64 { return f.Start }))
+	}
 	s := fmt.Sprintf("%s msgs/s  %s us/msg  (generator %s us/msg)", med(figure.throughput), med(figure.cpuPerMsg),
 		med(func(f figure) float64 { return f.OwnCPU }))
-	if r.cell.load.stamp {
+	if r.cell.load.stamp || r.cell.load.stampOK {
 		s += fmt.Sprintf("  p50 %s  p99 %s  p99.9 %s ms", med(func(f figure) float64 { return f.P50 }),
 			med(func(f figure) float64 { return f.P99 }), med(func(f figure) float64 { return f.P999 }))
 	}

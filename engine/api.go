@@ -79,7 +79,7 @@ func (a api) Publish(topic string, bodies [][]byte, deferBy time.Duration) error
 	}
 	due := int64(0)
 	if deferBy > 0 {
-		due = time.Now().UnixNano() + int64(deferBy)
+		due = a.e.system.wall().UnixNano() + int64(deferBy)
 	}
 	return httpErrors(a.e.broker.PublishForeign(t, bodies, due))
 }

@@ -50,6 +50,7 @@ type Engine struct {
 	certs      *certificates  // nil without TLS
 	handshakes sync.WaitGroup // goroutines of TLS handshakes
 
+	system    system
 	lock      *os.File
 	started   time.Time
 	tcpAddr   net.Addr
@@ -66,8 +67,19 @@ const shutdownFlush = time.Second
 
 // New opens the data path, brings back what an earlier run left and listens.
 // Nothing is served before Start. logOut gets the log.
-func New(o *Options, logOut io.Writer) (_ *Engine, err error) {
-	e := &Engine{opts: o, log: newLogger(logOut, o.LogPrefix, o.LogFormat, o.LogLevel), started: time.Now(), httpError: make(chan error, 2), stopped: make(chan struct{})}
+func New(o *Options, logOut io.Writer) (*Engine, error) {
+	return newOn(system{wall: time.Now}, o, logOut)
+}
+
+// system is what a daemon has of the machine. Tests put others here, to show that
+// they would find what such a machine does to messages.
+type system struct {
+	disk mmapqueue.FS // of the queues and the journal; nil: the system's
+	wall func() time.Time
+}
+
+func newOn(sys system, o *Options, logOut io.Writer) (_ *Engine, err error) {
+	e := &Engine{opts: o, system: sys, log: newLogger(logOut, o.LogPrefix, o.LogFormat, o.LogLevel), started: time.Now(), httpError: make(chan error, 2), stopped: make(chan struct{})}
 	e.limits = wire.Limits{MaxMsgSize: o.MaxMsgSize, MaxBodySize: o.MaxBodySize, MaxRdyCount: o.MaxRdyCount, MaxReqTimeout: o.MaxReqTimeout}
 	e.defaultClient = defaultClient(o)
 	e.identify = wire.IdentifyLimits{
@@ -161,15 +173,17 @@ func (e *Engine) openBroker() error {
 		DataPath:            e.dataPath(),
 		Durability:          broker.Durability(e.opts.Durability),
 		Journal: mmapqueue.JournalOptions{
+			FS:   e.system.disk,
 			Logf: func(format string, args ...any) { e.log.printf(LogError, format, args...) },
 		},
 		Log: mmapqueue.Options{
+			FS:          e.system.disk,
 			SyncEvery:   e.opts.SyncEvery,
 			SyncTimeout: e.opts.SyncTimeout,
 			Budget:      mmapqueue.NewBudget(e.opts.MaxBacklogBytes, e.opts.MaxBacklogBytesPerTopic),
 			Logf:        func(format string, args ...any) { e.log.printf(LogError, format, args...) },
 		},
-		Wall:    func() int64 { return time.Now().UnixNano() },
+		Wall:    func() int64 { return e.system.wall().UnixNano() },
 		Waker:   waker{e},
 		Changed: e.changed,
 		Created: e.peers.created,
@@ -185,7 +199,7 @@ func (e *Engine) openBroker() error {
 		h := e.handlers[i]
 		h.loop, h.shard = l, e.broker.Shard(i)
 		now := netloop.Now()
-		h.wallBase = time.Now().UnixNano() - now
+		h.wallBase = e.system.wall().UnixNano() - now
 		h.shard.Start(now, now+h.wallBase, h.onTimer)
 	}
 	if err := e.broker.Open(); err != nil {

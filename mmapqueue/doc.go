@@ -96,8 +96,9 @@
 //	dir/000001.journal    64 MB, used again and again under new numbers
 //
 // Records are those of a backlog with more kinds (journal_batch.go). Whoever
-// submits a batch is told when it is written, and is on the disk if the journal
-// syncs; what was submitted meanwhile is one write, and one sync.
+// submits a batch is told when it is written, and is on the disk if it asks for that
+// (JournalBatch.Sync); what was submitted meanwhile is one write, and one sync if one
+// of them asks.
 //
 //	Submit(batch, done)   does not wait; an event loop may call it
 //	Segment() uint64      what to mark new messages with
@@ -112,7 +113,7 @@
 //
 //   - After the process dies every batch whose done was called without an error is
 //     there, and of the last ones any beginning.
-//   - After power loss, with Sync, the same, and of what was not yet synced any whole
+//   - After power loss the same of batches that asked for Sync, and of the rest any whole
 //     record. A user who moves a message from one log to another therefore waits
 //     for the new place before it gives up the old one.
 //   - A batch that failed is refused as far as its messages go, though a start may

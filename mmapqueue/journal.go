@@ -19,9 +19,6 @@ type JournalOptions struct {
 	// larger gets a segment of its own size.
 	SegmentBytes int64
 
-	// Sync has every group of batches wait for the disk before it is answered.
-	Sync bool
-
 	// Rolled is called by the writer when it has begun another segment: time to
 	// think of what is old (see Release). It must not block.
 	Rolled func()
@@ -56,7 +53,7 @@ func (o *JournalOptions) defaults() {
 // memory stand here, so that they survive the process.
 //
 //	Submit ──► pending ──► writer: one write for all that came since the last,
-//	                       one sync for them if asked for ──► done(err)
+//	                       one sync if one of them asks ──► done(err)
 //
 // Records are in the order of the Submits. Segments are given back in that
 // order, when their user says (Release) that nothing in them is needed; the
@@ -88,6 +85,9 @@ type Journal struct {
 	sequence uint64            // of the next record
 	keep     []byte            // drafts of a failed batch that must not be lost
 	keepUses []*JournalGroup
+	keepSync bool
+	settled  bool       // what was written before durable is synced, or is about to be
+	durable  bool       // a batch has asked for a sync: from then on files wait for one
 	gather   []byte     // what goes to the segment with one write, unless it is direct
 	direct   []byte     // the only batch of that write, as it is
 	newFiles bool       // a file was created since the directory was synced
@@ -240,7 +240,7 @@ const (
 )
 
 // Submit hands b over. done, which may be nil, is called on the writer's
-// goroutine when b is written, and is on the disk if the journal syncs, or when
+// goroutine when b is written, and is on the disk if b asks for that, or when
 // that has failed: then no message of b counts as written, though a start may
 // find some, and everything else in b is written as soon as the disk works. done must not
 // block.
@@ -255,10 +255,14 @@ func (j *Journal) Submit(b *JournalBatch, done func(err error)) {
 	}
 }
 
-// Flush returns when all that was submitted before is written, or has failed.
+// Flush returns when all that was submitted before is written, and on the disk
+// where that was asked for, or has failed. The error is why something that must
+// not be lost is still to be written.
 func (j *Journal) Flush() error {
 	c := make(chan error, 1)
-	j.Submit(j.Batch(), func(err error) { c <- err })
+	b := j.Batch()
+	b.flush = true
+	j.Submit(b, func(err error) { c <- err })
 	return <-c
 }
 
@@ -285,30 +289,36 @@ func (j *Journal) run() {
 		work, j.pending = j.pending, work[:0]
 		j.mu.Unlock()
 		j.commit(work)
-		for _, b := range work {
-			if b.done != nil {
-				b.done(b.err)
-			}
-		}
 	}
 }
 
-// commit writes work, and tells each batch what became of it.
+// commit writes work, and tells each batch what became of it: first those that
+// need no sync.
 func (j *Journal) commit(work []*JournalBatch) {
 	if len(j.keep) > 0 {
-		kept := &JournalBatch{buf: j.keep, groups: j.keepUses}
-		j.keep, j.keepUses = nil, nil
+		kept := &JournalBatch{buf: j.keep, groups: j.keepUses, sync: j.keepSync}
+		j.keep, j.keepUses, j.keepSync = nil, nil, false
 		work = append([]*JournalBatch{kept}, work...)
 	}
 	run := &j.last
 	run.j = j
+	sync := false
+	for _, b := range work {
+		sync = sync || b.sync
+	}
+	j.durable = j.durable || sync
 	for _, b := range work {
 		if err := run.add(b); err != nil {
 			j.failed(b, -1, 0, err)
 		}
 	}
 	run.write()
-	if j.o.Sync {
+	if sync {
+		for _, b := range work {
+			if !b.sync && !b.flush {
+				b.answer()
+			}
+		}
 		j.sync(run)
 	}
 	clear(run.placed[:cap(run.placed)])
@@ -324,6 +334,20 @@ func (j *Journal) commit(work []*JournalBatch) {
 		j.probe()
 	case wrote && j.failure.Load() != nil:
 		j.failure.Store(nil)
+	}
+	for _, b := range work {
+		if b.flush && len(j.keep) > 0 {
+			b.err = j.Err()
+		}
+		b.answer()
+	}
+}
+
+// answer calls done, once.
+func (b *JournalBatch) answer() {
+	if done := b.done; done != nil {
+		b.done = nil
+		done(b.err)
 	}
 }
 
@@ -362,6 +386,7 @@ func (j *Journal) failed(b *JournalBatch, offset int64, salt uint64, err error) 
 	}
 	j.keep = append(j.keep, b.essentials(offset, salt)...)
 	j.keepUses = append(append(j.keepUses, b.groups...), b.forced...)
+	j.keepSync = j.keepSync || b.sync
 }
 
 // A journalRun is what goes to one segment with one write.
@@ -488,20 +513,25 @@ func (r *journalRun) write() {
 
 // leave ends the writing to the open segment.
 func (j *Journal) leave() {
-	j.unsynced = append(j.unsynced, j.open)
+	s := j.open
 	j.open = nil
-	if !j.o.Sync {
-		for _, s := range j.unsynced {
-			s.f.Close()
-			s.f = nil
-		}
-		j.unsynced = j.unsynced[:0]
+	if j.durable {
+		j.unsynced = append(j.unsynced, s)
+		return
 	}
+	s.f.Close()
+	s.f = nil
 }
 
-// sync makes the commit durable. The batches in a segment that could not be
-// synced have failed, and the segment takes no more.
+// sync makes the commit durable, and whatever came before it. The batches in a
+// segment that could not be synced have failed, and the segment takes no more;
+// those that are answered already stand in the file as far as the process can
+// see.
 func (j *Journal) sync(r *journalRun) {
+	if !j.settled {
+		j.settled = true
+		j.reopen()
+	}
 	todo := j.unsynced
 	if j.open != nil && j.open.synced < j.open.end {
 		todo = append(todo, j.open)
@@ -538,6 +568,27 @@ func (j *Journal) sync(r *journalRun) {
 	}
 }
 
+// reopen has the first sync include the segments that nobody wanted synced so
+// far: what stands in them may be all there is of a message that somebody wants
+// to be safe now.
+func (j *Journal) reopen() {
+	j.mu.Lock()
+	segments := slices.Clone(j.segments)
+	j.mu.Unlock()
+	for _, s := range segments {
+		if s.f != nil || s.synced >= s.end {
+			continue
+		}
+		f, err := j.o.FS.Open(s.path, true)
+		if err != nil {
+			j.o.Logf("mmapqueue: sync journal segment: %v", err)
+			continue
+		}
+		s.f = f
+		j.unsynced = append(j.unsynced, s)
+	}
+}
+
 // roll begins a segment with room for need bytes: one to be used again if there
 // is one.
 func (j *Journal) roll(need int64) error {
@@ -569,7 +620,7 @@ func (j *Journal) roll(need int64) error {
 	if err != nil {
 		return fmt.Errorf("mmapqueue: begin journal segment: %w", err)
 	}
-	if err = s.renew(j.next, tail, j.sequence); err == nil && j.o.Sync {
+	if err = s.renew(j.next, tail, j.sequence); err == nil && j.durable {
 		// Before any record: a header that was lost would leave an old one in
 		// front of records that are partly overwritten.
 		err = s.f.Datasync()

@@ -132,10 +132,16 @@ type JournalBatch struct {
 	buf    []byte          // drafts
 	groups []*JournalGroup // that the records mention
 	forced []*JournalGroup // to be written in any case
+	sync   bool            // see Sync
+	flush  bool            // see Journal.Flush
 	done   func(err error)
 	err    error
 	ids    []byte // scratch
 }
+
+// Sync asks for the batch to be on the disk before it is answered. Batches that
+// do not ask never wait for the disk.
+func (b *JournalBatch) Sync() { b.sync = true }
 
 // Empty reports whether nothing was added yet.
 func (b *JournalBatch) Empty() bool { return len(b.buf) == 0 && len(b.forced) == 0 }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync/atomic"
 	"testing"
 
 	"github.com/zsqio/zsq/internal/faultfs"
@@ -54,6 +55,7 @@ type jmodel struct {
 	groups []jgroup
 	lastID uint64
 	names  int
+	sync   bool // some batches ask for the disk
 }
 
 type jgroup struct {
@@ -192,6 +194,9 @@ func (m *jmodel) step() {
 			}
 		}
 	}
+	if m.sync && m.rng.IntN(2) == 0 {
+		b.Sync()
+	}
 	m.j.Submit(b, func(err error) {
 		if err != nil {
 			m.t.Error(err)
@@ -280,10 +285,9 @@ func TestJournalModel(t *testing.T) {
 		t.Run(fmt.Sprint("seed=", seed), func(t *testing.T) {
 			dir := filepath.Join(t.TempDir(), "journal")
 			o := journalSmall
-			o.Sync = seed%4 == 0
 			j, _ := mustJournal(t, dir, o)
 			j.Start()
-			m := &jmodel{t: t, rng: rand.New(rand.NewPCG(seed, 3)), j: j}
+			m := &jmodel{t: t, rng: rand.New(rand.NewPCG(seed, 3)), j: j, sync: seed%4 == 0}
 			most := 0
 			for i := range 400 {
 				m.step()
@@ -461,7 +465,7 @@ func TestJournalFaults(t *testing.T) {
 			}
 			disk := faultfs.New()
 			dir := t.TempDir()
-			o := mmapqueue.JournalOptions{SegmentBytes: 16 << 10, Sync: sync, FS: disk}
+			o := mmapqueue.JournalOptions{SegmentBytes: 16 << 10, FS: disk}
 			j, _ := mustJournal(t, dir, o)
 			j.Start()
 			q := j.NewQueue("t", "c")
@@ -470,6 +474,9 @@ func TestJournalFaults(t *testing.T) {
 				b.Use(q.Alone())
 				b.Message(q.Alone(), id, 1, 0, 0, bytes.Repeat([]byte("z"), 300))
 				b.Finish(q, finish)
+				if sync {
+					b.Sync()
+				}
 				result := make(chan error, 1)
 				j.Submit(b, func(err error) { result <- err })
 				return <-result
@@ -538,7 +545,7 @@ func powerCut(t testing.TB, seed uint64, planted faultfs.Faults) string {
 	disk.Set(planted)
 	root := t.TempDir()
 	dir := filepath.Join(root, "journal")
-	j, _ := mustJournal(t, dir, mmapqueue.JournalOptions{SegmentBytes: 12 << 10, Sync: true, FS: disk})
+	j, _ := mustJournal(t, dir, mmapqueue.JournalOptions{SegmentBytes: 12 << 10, FS: disk})
 	j.Start()
 	q := j.NewQueue("t", "c")
 	acked := map[uint64]bool{}
@@ -556,6 +563,7 @@ func powerCut(t testing.TB, seed uint64, planted faultfs.Faults) string {
 			}
 		}
 		b.Finish(q, gone)
+		b.Sync()
 		j.Submit(b, func(err error) { result <- err })
 		must(t, <-result)
 		acked[id] = true
@@ -634,6 +642,106 @@ func TestJournalConcurrent(t *testing.T) {
 			}
 		}
 	}
+}
+
+// heldSync is a file system whose next sync can be held.
+type heldSync struct {
+	mmapqueue.FS
+	hold  *atomic.Bool
+	syncs *atomic.Int64
+	begun chan struct{}
+	goOn  chan struct{}
+}
+
+type heldFile struct {
+	mmapqueue.File
+	fs heldSync
+}
+
+func (h heldSync) Create(path string, size int64) (mmapqueue.File, error) {
+	f, err := h.FS.Create(path, size)
+	return heldFile{f, h}, err
+}
+
+func (h heldSync) Open(path string, write bool) (mmapqueue.File, error) {
+	f, err := h.FS.Open(path, write)
+	return heldFile{f, h}, err
+}
+
+func (f heldFile) Datasync() error {
+	f.fs.syncs.Add(1)
+	if f.fs.hold.Swap(false) {
+		f.fs.begun <- struct{}{}
+		<-f.fs.goOn
+	}
+	return f.File.Datasync()
+}
+
+// TestJournalWish shows that the batches of one commit which did not ask for the
+// disk do not wait for it, that those which did and a Flush do, and that without
+// a wish nothing is synced.
+func TestJournalWish(t *testing.T) {
+	h := heldSync{mmapqueue.OS, new(atomic.Bool), new(atomic.Int64), make(chan struct{}), make(chan struct{})}
+	j, _ := mustJournal(t, t.TempDir(), mmapqueue.JournalOptions{SegmentBytes: 12 << 10, FS: h})
+	q := j.NewQueue("t", "c")
+	answers := make(chan string, 8)
+	submit := func(name string, size int, sync bool) {
+		b := j.Batch()
+		b.Use(q.Alone())
+		b.Message(q.Alone(), 1, 1, 0, 0, make([]byte, size))
+		if sync {
+			b.Sync()
+		}
+		j.Submit(b, func(err error) {
+			must(t, err)
+			answers <- name
+		})
+	}
+	want := func(names ...string) {
+		t.Helper()
+		for _, name := range names {
+			if got := <-answers; got != name {
+				t.Fatalf("%s is answered, want %s", got, name)
+			}
+		}
+	}
+	j.Start()
+	submit("large", 10<<10, false)
+	submit("second", 10<<10, false)
+	want("large", "second")
+	must(t, j.Flush())
+	if n := h.syncs.Load(); n != 0 {
+		t.Fatalf("%d syncs that nobody asked for", n)
+	}
+	submit("first", 1, true)
+	want("first")
+	if n := h.syncs.Load(); n < 3 {
+		t.Errorf("%d syncs before the first answer, there are older segments", n)
+	}
+	h.hold.Store(true)
+	submit("asks", 1, true)
+	<-h.begun
+	// The writer is busy: these are one commit.
+	submit("asks too", 1, true)
+	submit("asks not", 1, false)
+	flushed := make(chan error, 1)
+	go func() { flushed <- j.Flush() }()
+	h.hold.Store(true)
+	h.goOn <- struct{}{}
+	want("asks")
+	<-h.begun
+	want("asks not")
+	select {
+	case name := <-answers:
+		t.Errorf("%s is answered before the sync", name)
+	case <-flushed:
+		t.Error("flushed before the sync")
+	default:
+	}
+	h.goOn <- struct{}{}
+	want("asks too")
+	must(t, <-flushed)
+	must(t, j.Close())
 }
 
 func BenchmarkJournal(b *testing.B) {

@@ -91,16 +91,9 @@ func noScheme(kind string, addresses []string) error {
 func run(p *tool.Process) int {
 	var o options
 	fs := p.Flags()
-	version := fs.Bool("version", false, "print version")
 	o.define(fs)
-	if code, end := p.Parse(fs); end {
+	if code, end := p.Start(fs, "print version", o.check); end {
 		return code
-	}
-	if *version {
-		return p.PrintVersion()
-	}
-	if err := o.check(); err != nil {
-		return p.Fatal(err)
 	}
 	var t table = &lineTable{w: p.Stdout}
 	if _, height, ok := tool.TerminalSize(p.Stdout); ok {

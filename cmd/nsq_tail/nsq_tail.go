@@ -37,7 +37,6 @@ func (o *options) check() error {
 func run(p *tool.Process) int {
 	o := options{config: nsq.NewConfig()}
 	fs := p.Flags()
-	version := fs.Bool("version", false, "print version string")
 	fs.Var(&o.topics, "topic", "NSQ topic (may be given multiple times)")
 	fs.StringVar(&o.channel, "channel", "", "NSQ channel (default: an ephemeral one of our own)")
 	fs.IntVar(&o.maxInFlight, "max-in-flight", 200, "max number of messages to allow in flight")
@@ -45,14 +44,8 @@ func run(p *tool.Process) int {
 	fs.BoolVar(&o.printTopic, "print-topic", false, "print the topic in front of each message")
 	o.sources.Define(fs)
 	fs.Var(tool.ClientOption(o.config), "consumer-opt", "`name,value` of an option of the client's consumer (may be given multiple times)")
-	if code, end := p.Parse(fs); end {
+	if code, end := p.Start(fs, "print version string", o.check); end {
 		return code
-	}
-	if *version {
-		return p.PrintVersion()
-	}
-	if err := o.check(); err != nil {
-		return p.Fatal(err)
 	}
 	if o.channel == "" {
 		o.channel = fmt.Sprintf("tail%06d#ephemeral", rand.IntN(999999))

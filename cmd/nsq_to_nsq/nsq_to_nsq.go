@@ -70,16 +70,9 @@ func (o *options) check() error {
 func run(p *tool.Process) int {
 	var o options
 	fs := p.Flags()
-	version := fs.Bool("version", false, "print version string")
 	o.define(fs)
-	if code, end := p.Parse(fs); end {
+	if code, end := p.Start(fs, "print version string", o.check); end {
 		return code
-	}
-	if *version {
-		return p.PrintVersion()
-	}
-	if err := o.check(); err != nil {
-		return p.Fatal(err)
 	}
 	o.consumer.UserAgent, o.producer.UserAgent = p.UserAgent(), p.UserAgent()
 	o.consumer.MaxInFlight = o.maxInFlight

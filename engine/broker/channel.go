@@ -78,7 +78,11 @@ func (c *Channel) Empty() {
 	})
 	b.onAll(func(*Shard) {}) // those rounds have ended, and told what is gone
 	if b.journal != nil {
-		_ = b.journal.Flush() // an error is in Health, and what was told is kept
+		batch := b.journal.Batch()
+		if c.topic.syncs() {
+			batch.Sync()
+		}
+		_ = b.submitAndWait(batch) // an error is in Health, and what was told is kept
 	}
 	c.topic.writer.inOrder(queue)
 }

@@ -91,7 +91,7 @@ func (s *Shard) journalRound() {
 		s.room = l.view.decide(s.room, m)
 		if l.view.group != nil {
 			durable = true
-			s.journalBatch(l.view, l.batch, s.room[l.roomAt:])
+			s.journalBatch(t, l.view, l.batch, s.room[l.roomAt:])
 		}
 	}
 	if !durable {
@@ -138,10 +138,10 @@ func (q *queue) room(m memory) memory {
 
 // journalBatch adds a topic's batch to the round's, unless it goes to the backlog
 // of every queue: there it is safe.
-func (s *Shard) journalBatch(v *view, refs []block.Ref, room []memory) {
+func (s *Shard) journalBatch(t *Topic, v *view, refs []block.Ref, room []memory) {
 	batch := s.toJournal()
 	if v.needsJournal(refs, room) {
-		s.scratch = s.b.journalMessages(batch, v, refs, room, s.scratch[:0])
+		s.scratch = s.b.journalMessages(batch, t, v, refs, room, s.scratch[:0])
 	}
 }
 
@@ -159,11 +159,18 @@ func (v *view) needsJournal(refs []block.Ref, room []memory) bool {
 	return hasDue(refs)
 }
 
+// syncs reports whether what is accepted for the topic has to survive a loss of
+// power.
+func (t *Topic) syncs() bool { return t.b.opts.Durability == DurabilityDisk }
+
 // journalMessages adds messages for all queues of v, less those that go to the
 // backlog of a queue anyhow. A batch with deferred messages is written for all:
 // these stay in memory, whatever the queue does. ids is scratch.
-func (b *Broker) journalMessages(batch *mmapqueue.JournalBatch, v *view, refs []block.Ref, room []memory, ids []uint64) []uint64 {
+func (b *Broker) journalMessages(batch *mmapqueue.JournalBatch, t *Topic, v *view, refs []block.Ref, room []memory, ids []uint64) []uint64 {
 	batch.Use(v.group)
+	if t.syncs() {
+		batch.Sync()
+	}
 	for _, r := range refs {
 		frame := frameOf(b.pool, r)
 		id, _ := wire.FrameID(frame)
@@ -226,6 +233,9 @@ func (s *Shard) journalPut(c *Channel, r block.Ref, dueWallNs int64) block.Ref {
 }
 
 func (b *Broker) put(batch *mmapqueue.JournalBatch, q *queue, r block.Ref, dueWallNs int64) {
+	if q.topic.syncs() {
+		batch.Sync() // where it stood before may go as soon as this is written
+	}
 	frame := frameOf(b.pool, r)
 	id, _ := wire.FrameID(frame)
 	batch.Put(q.journal, id, wire.FrameTimestamp(frame), dueWallNs, uint16(r.Aux&auxAttempts), wire.FrameBody(frame))
@@ -434,6 +444,9 @@ func (b *Broker) finishJournaled(q *queue, refs []block.Ref) {
 	if len(ids) > 0 {
 		batch := b.journal.Batch()
 		batch.Finish(q.journal, ids)
+		if q.topic.syncs() {
+			batch.Sync() // the channel is emptied, or its messages go elsewhere
+		}
 		b.journal.Submit(batch, nil)
 	}
 }
@@ -467,6 +480,9 @@ func (b *Broker) end(q *queue) {
 	if q.journal != nil {
 		batch := b.journal.Batch()
 		batch.End(q.journal)
+		if q.topic.syncs() {
+			batch.Sync()
+		}
 		b.journal.Submit(batch, nil)
 	}
 }

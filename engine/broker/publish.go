@@ -6,7 +6,6 @@ import (
 
 	"github.com/zsqio/zsq/internal/block"
 	"github.com/zsqio/zsq/internal/wire"
-	"github.com/zsqio/zsq/mmapqueue"
 )
 
 // A Publisher is one producer's view of a round. It belongs to a connection's
@@ -278,7 +277,7 @@ type foreign struct {
 	b     *Broker
 	mu    sync.Mutex
 	arena *block.Arena
-	read  *block.Arena // of what the backlogs give back, which holds no journal back
+	read  arenas       // of what the backlogs give back, which holds no journal back
 	views sync.RWMutex // read-held while a topic's view is used
 }
 
@@ -289,8 +288,8 @@ func (f *foreign) grace() {
 }
 
 func newForeign(b *Broker) *foreign {
-	f := &foreign{b: b, arena: block.NewArena(b.pool), read: block.NewArena(b.pool)}
-	f.read.SetMark(block.Unmarked)
+	f := &foreign{b: b, arena: block.NewArena(b.pool)}
+	f.read.pool = b.pool
 	return f
 }
 
@@ -353,13 +352,13 @@ func (f *foreign) moveRead(t *Topic, hold *queue, to *view, refs []block.Ref) {
 // withoutSequence returns the messages as another queue may hold them. The
 // caller's references go over to what it returns.
 func (f *foreign) withoutSequence(refs []block.Ref) []block.Ref {
-	f.mu.Lock()
-	defer f.mu.Unlock()
+	arena := f.read.take()
+	defer f.read.keep(arena)
 	out := make([]block.Ref, len(refs))
 	for i, r := range refs {
 		frame := frameOf(f.b.pool, r)
 		id, _ := wire.FrameID(frame)
-		out[i] = store(f.read, id, wire.FrameTimestamp(frame), dueOf(f.b.pool, r), wire.FrameBody(frame))
+		out[i] = store(arena, id, wire.FrameTimestamp(frame), dueOf(f.b.pool, r), wire.FrameBody(frame))
 		out[i].Aux |= r.Aux & auxAttempts
 	}
 	f.b.drop(nil, refs)
@@ -409,7 +408,7 @@ func (b *Broker) PublishForeign(t *Topic, bodies [][]byte, dueWallNs int64) erro
 	waits := 0
 	if v.group != nil && v.needsJournal(refs, room) {
 		batch := b.journal.Batch()
-		b.journalMessages(batch, v, refs, room, nil)
+		b.journalMessages(batch, t, v, refs, room, nil)
 		b.journal.Submit(batch, func(err error) { result <- err })
 		waits++
 	}
@@ -424,14 +423,4 @@ func (b *Broker) PublishForeign(t *Topic, bodies [][]byte, dueWallNs int64) erro
 		err = errors.Join(err, <-result)
 	}
 	return err
-}
-
-// storeRecord brings a message back from the backlog.
-func (b *Broker) storeRecord(r *mmapqueue.Record) block.Ref {
-	f := b.foreign
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	ref := storeBehind(f.read, r.ID, r.Timestamp, r.Due, r.Sequence, r.Body)
-	ref.Aux |= uint32(r.Attempts)
-	return ref
 }

@@ -202,13 +202,15 @@ func (q *queue) refillStep(b *Broker) (moved int) {
 	if len(q.left) < room && q.cursor != nil && q.cursor.Depth() > 0 {
 		var again []uint64
 		before := len(q.left)
+		arena := b.foreign.read.take()
 		_, err := q.cursor.Read(room-len(q.left), func(r *mmapqueue.Record) {
 			if q.suspects.known(r) {
 				again = append(again, r.Sequence)
 				return
 			}
-			q.left = append(q.left, b.storeRecord(r))
+			q.left = append(q.left, storeRecord(arena, r))
 		})
+		b.foreign.read.keep(arena)
 		if len(again) > 0 {
 			b.finishBelow(q, again)
 			q.outstanding.Add(-int64(len(again)))

@@ -58,7 +58,6 @@ func (b *Broker) openJournal() (*recovery, *mmapqueue.Journal, error) {
 		}
 	}
 	o := b.opts.Journal
-	o.Sync = b.opts.Durability == DurabilityDisk
 	o.Rolled = b.kickTrim
 	j, err := mmapqueue.OpenJournal(dir, o)
 	if err != nil {

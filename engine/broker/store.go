@@ -401,3 +401,47 @@ func writeIDMark(path string, mark uint64) error {
 	}
 	return nil
 }
+
+// arenas are what refillers bring messages back into. Each step takes one for
+// itself, so that nothing is locked for a message, nor while the disk is read;
+// with them filled in turn, quiet topics share their chunks.
+type arenas struct {
+	pool *block.Pool
+	mu   sync.Mutex
+	free []*block.Arena // the one used last is last
+}
+
+// arenasMax is how many arenas are kept, with a chunk each. More are at work only
+// while reads wait for the disk.
+const arenasMax = 4
+
+// take returns an arena for keep to take back.
+func (a *arenas) take() *block.Arena {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if n := len(a.free); n > 0 {
+		arena := a.free[n-1]
+		a.free = a.free[:n-1]
+		return arena
+	}
+	arena := block.NewArena(a.pool)
+	arena.SetMark(block.Unmarked)
+	return arena
+}
+
+func (a *arenas) keep(arena *block.Arena) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if len(a.free) < arenasMax {
+		a.free = append(a.free, arena)
+	} else {
+		arena.Close()
+	}
+}
+
+// storeRecord brings a message back from the backlog.
+func storeRecord(a *block.Arena, r *mmapqueue.Record) block.Ref {
+	ref := storeBehind(a, r.ID, r.Timestamp, r.Due, r.Sequence, r.Body)
+	ref.Aux |= uint32(r.Attempts)
+	return ref
+}

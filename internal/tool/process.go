@@ -74,6 +74,23 @@ func (p *Process) Parse(fs *flag.FlagSet) (code int, end bool) {
 	return ExitOK, false
 }
 
+// Start is how most tools begin: it gives fs --version, reads the arguments, and
+// has check, which looks at what they say together, refuse them. When end is true
+// the tool ends with the code, and what there is to say has been said.
+func (p *Process) Start(fs *flag.FlagSet, versionHelp string, check func() error) (code int, end bool) {
+	version := fs.Bool("version", false, versionHelp)
+	if code, end := p.Parse(fs); end {
+		return code, true
+	}
+	if *version {
+		return p.PrintVersion(), true
+	}
+	if err := check(); err != nil {
+		return p.Fatal(err), true
+	}
+	return ExitOK, false
+}
+
 // PrintVersion answers --version and returns the exit code.
 func (p *Process) PrintVersion() int {
 	fmt.Fprintf(p.Stdout, "%s v%s\n", p.Name, Version)

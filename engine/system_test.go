@@ -1,0 +1,13 @@
+package engine
+
+import (
+	"io"
+	"time"
+
+	"github.com/zsqio/zsq/mmapqueue"
+)
+
+// NewOn is New on another disk, nil for the system's, and by another clock.
+func NewOn(disk mmapqueue.FS, wall func() time.Time, o *Options, logOut io.Writer) (*Engine, error) {
+	return newOn(system{disk, wall}, o, logOut)
+}
