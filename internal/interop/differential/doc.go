@@ -11,6 +11,7 @@
 //
 // TestSameEnds, TestSameSignals, TestSameConfig and TestSameLog compare the process
 // besides: exit codes and last words, signals, config files, and the lines of the log.
+// TestSameAdmin compares what nsqadmin shows of the brokers, and what it does to them.
 //
 // # Scripts
 //
