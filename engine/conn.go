@@ -2,6 +2,7 @@ package engine
 
 import (
 	"errors"
+	"strings"
 	"time"
 
 	"github.com/zsqio/zsq/engine/broker"
@@ -242,9 +243,18 @@ func (c *conn) fail(e *wire.Error) {
 	c.answers = wire.AppendError(c.answers, e)
 	c.closing = c.closing || e.Fatal
 	c.owe()
+	level := LogDebug // a client can bring about as many as it likes
 	if e.Fatal {
-		c.h.e.log.printf(LogError, "[%s] - %s", c.peerAddr(), e)
+		level = LogError
 	}
+	if !c.h.e.log.enabled(level) {
+		return
+	}
+	if e.Cause != nil && !strings.HasSuffix(e.Desc, e.Cause.Error()) {
+		c.h.e.log.printf(level, "[%s] - %s - %v", c.peerAddr(), e, e.Cause)
+		return
+	}
+	c.h.e.log.printf(level, "[%s] - %s", c.peerAddr(), e)
 }
 
 const okRun = 512

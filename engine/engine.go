@@ -126,6 +126,10 @@ func lockDataPath(path string) (*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("failed to lock data-path: %w", err)
 	}
+	if s, err := f.Stat(); err != nil || !s.IsDir() {
+		_ = f.Close()
+		return nil, fmt.Errorf("failed to lock data-path: %s is not a directory", path)
+	}
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		_ = f.Close()
 		return nil, fmt.Errorf("failed to lock data-path: cannot flock directory %s - %w (possibly in use by another instance of nsqd)", path, err)
@@ -189,8 +193,12 @@ func (e *Engine) openBroker() error {
 		Waker:   waker{e},
 		Changed: e.changed,
 		Created: e.peers.created,
-		Logf: func(_, format string, args ...any) {
-			e.log.printf(LogError, format, args...)
+		Logf: func(word, format string, args ...any) {
+			level := LogError
+			if word == LogInfo.Word() {
+				level = LogInfo
+			}
+			e.log.printf(level, format, args...)
 		},
 	}, mark)
 	if markErr != nil {
@@ -328,6 +336,7 @@ func (e *Engine) Failed() <-chan error { return e.httpError }
 // not be saved.
 func (e *Engine) Shutdown() error {
 	e.group.StopAccepting()
+	e.log.printf(LogInfo, "TCP: closing %s", e.tcpAddr)
 	ctx, cancel := context.WithTimeout(context.Background(), shutdownFlush)
 	defer cancel()
 	for _, s := range e.servers {
@@ -336,6 +345,12 @@ func (e *Engine) Shutdown() error {
 		}
 	}
 	e.serverWG.Wait()
+	for _, addr := range []net.Addr{e.httpAddr, e.httpsAddr} {
+		if addr != nil {
+			e.log.printf(LogInfo, "HTTP: closing %s", addr)
+		}
+	}
+	e.log.printf(LogInfo, "NSQ: stopping subsystems")
 	e.helperMu.Lock()
 	e.stopping = true
 	e.helperMu.Unlock()
@@ -358,8 +373,10 @@ func (e *Engine) Shutdown() error {
 	}
 	e.meta.stop()
 	e.spendReserve()
+	e.log.printf(LogInfo, "NSQ: closing topics")
 	err := errors.Join(e.meta.write(), e.broker.Close())
 	e.release()
+	e.log.printf(LogInfo, "NSQ: bye")
 	return err
 }
 

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"fmt"
 	"time"
 
 	"github.com/zsqio/zsq/engine/broker"
@@ -66,6 +67,7 @@ func (h *handler) Open(nc *netloop.Conn) {
 		h.conns = append(h.conns, c)
 	}
 	c.timer = h.shard.AddTimer(nc.Loop().Now()+int64(h.e.opts.ReapTimeout), c.seq)
+	h.e.log.printf(LogInfo, "TCP: new client(%s)", c.peerAddr())
 }
 
 // Traffic takes whole commands off the front of b.
@@ -85,7 +87,7 @@ func (h *handler) Traffic(nc *netloop.Conn, b []byte) (used int) {
 			return 0
 		}
 		if string(b[:len(wire.Magic)]) != wire.Magic {
-			c.fail(wire.ErrBadProtocol)
+			c.fail(wire.ErrBadProtocol.WithCause(fmt.Errorf("bad protocol magic %q", b[:len(wire.Magic)])))
 			return len(b)
 		}
 		used = len(wire.Magic)
@@ -203,6 +205,9 @@ func (h *handler) Closed(nc *netloop.Conn, err error) {
 	c := nc.Ctx.(*conn)
 	if err != nil {
 		h.e.log.printf(LogInfo, "[%s] closed: %v", c.peerAddr(), err)
+	}
+	if c.greeted {
+		h.e.log.printf(LogInfo, "PROTOCOL(V2): [%s] exiting ioloop", c.peerAddr())
 	}
 	c.abortUpgrade(upgrade.ErrClosed)
 	if c.timer != 0 {

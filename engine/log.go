@@ -25,8 +25,10 @@ func newLogger(w io.Writer, prefix string, format LogFormat, level LogLevel) *lo
 	return l
 }
 
+func (l *logger) enabled(level LogLevel) bool { return int64(level) >= l.level.Load() }
+
 func (l *logger) printf(level LogLevel, format string, args ...any) {
-	if int64(level) >= l.level.Load() {
+	if l.enabled(level) {
 		text := fmt.Sprintf(format, args...)
 		l.mu.Lock()
 		defer l.mu.Unlock()

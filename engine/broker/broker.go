@@ -33,7 +33,7 @@ type Options struct {
 	Waker               Waker
 	Changed             func(topic string, ephemeral bool)      // it or a channel of it came, went or was paused; must not block
 	Created             func(t *Topic) (wait bool)              // by name, nobody sees it yet; true: it waits for Topic.Release; must not block; may be nil
-	Logf                func(level, format string, args ...any) // may be nil
+	Logf                func(level, format string, args ...any) // level is INFO or ERROR; may be nil
 }
 
 // Waker reaches the event loops. Both methods may be called from any goroutine.
@@ -139,6 +139,7 @@ func (b *Broker) Topic(name string) (*Topic, error) {
 	t.waiting = b.opts.Created != nil && b.opts.Created(t)
 	b.tell(t, mmapqueue.News{Kind: mmapqueue.Birth, Value: incarnation}, &t.unborn, func() { b.topics.set(name, t) })
 	b.count++
+	b.info("TOPIC(%s): created", name)
 	b.changed(name, t.ephemeral)
 	return t, nil
 }
@@ -188,6 +189,7 @@ func (b *Broker) DeleteTopic(name string) error {
 
 // endTopic deletes a topic that was marked as exiting by the caller.
 func (b *Broker) endTopic(t *Topic) {
+	b.info("TOPIC(%s): deleting", t.name)
 	t.mu.Lock()
 	v := *t.view.Load()
 	if v.hold == nil {
@@ -198,6 +200,7 @@ func (b *Broker) endTopic(t *Topic) {
 	b.tell(t, mmapqueue.News{Kind: mmapqueue.Death}, nil, func() { t.setView(&v) })
 	t.mu.Unlock()
 	for _, c := range channels {
+		b.info("CHANNEL(%s): deleting", c.name)
 		c.delete()
 	}
 	b.onAll(func(*Shard) {})
@@ -247,6 +250,8 @@ func (b *Broker) deleteChannel(t *Topic, c *Channel) {
 	// Under mu, so that no channel comes into a topic that goes.
 	last := t.ephemeral && len(v.channels) == 0 && !t.exiting.Swap(true)
 	t.mu.Unlock()
+	b.info("TOPIC(%s): deleting channel %s", t.name, c.name)
+	b.info("CHANNEL(%s): deleting", c.name)
 	c.delete()
 	b.changed(t.name, t.ephemeral || c.ephemeral)
 	if last {
@@ -312,6 +317,13 @@ func (b *Broker) kickRefill(q *queue) {
 func (b *Broker) changed(topic string, ephemeral bool) {
 	if b.opts.Changed != nil {
 		b.opts.Changed(topic, ephemeral)
+	}
+}
+
+// info logs what became of a topic or channel.
+func (b *Broker) info(format string, args ...any) {
+	if b.opts.Logf != nil {
+		b.opts.Logf("INFO", format, args...)
 	}
 }
 

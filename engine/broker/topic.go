@@ -165,6 +165,7 @@ func (t *Topic) Channel(name string) (*Channel, error) {
 	if inherit && v.hold != nil {
 		t.letGoLocked() // an ephemeral channel's queue has no backlog: what was kept is copied
 	}
+	t.b.info("TOPIC(%s): new channel(%s)", t.name, name)
 	t.b.changed(t.name, t.ephemeral || c.ephemeral)
 	return c, nil
 }

@@ -36,7 +36,7 @@ func (g *Group) Listen(network, addr string) (net.Addr, error) {
 	lc.SetMultipathTCP(false) // its sockets cost more per call and nothing here needs it
 	ln, err := lc.Listen(context.Background(), network, addr)
 	if err != nil {
-		return nil, fmt.Errorf("netloop: %w", err)
+		return nil, err // it says what failed, and people know its text
 	}
 	var file *os.File
 	tcp := false

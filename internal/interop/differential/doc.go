@@ -9,6 +9,10 @@
 // testdata/differences with its reason. One that is listed and no longer
 // seen fails the test too.
 //
+// TestSameEnds, TestSameSignals, TestSameConfig and TestSameLog compare the process
+// besides: exit codes and last words, signals, config files, and the lines of the log.
+// TestSameAdmin compares what nsqadmin shows of the brokers, and what it does to them.
+//
 // # Scripts
 //
 // A script is played on one pair of fresh brokers; its first line may be
