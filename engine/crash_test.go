@@ -42,10 +42,14 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
+// crashHTTP is the socket of the HTTP API of the daemon of a directory.
+func crashHTTP(dir string) string { return dir + ".http" }
+
 // runChild serves until it is killed.
 func runChild(dir string) error {
 	o := engine.NewOptions()
-	o.TCPAddress, o.HTTPAddress, o.HTTPSAddress = "127.0.0.1:0", "", ""
+	o.TCPAddress, o.HTTPAddress, o.HTTPSAddress = "127.0.0.1:0", crashHTTP(dir), ""
+	_ = os.Remove(o.HTTPAddress) // of the run before, which was killed
 	o.DataPath, o.Loops = dir, 2
 	if err := o.Durability.Set(os.Getenv(crashMode)); err != nil {
 		return err

@@ -19,8 +19,8 @@ type DumpOptions struct {
 	BodyMax int
 }
 
-// Dump writes for a person what a file of a log holds, or the files of a log's
-// directory: segments, whatever they are called by now, and cursors. It changes
+// Dump writes for a person what a file of a log or a journal holds, or the files of
+// its directory: segments, whatever they are called by now, and cursors. It changes
 // nothing and takes no lock, so that a log in use may be looked at; what is being
 // written at that moment may seem torn. Damage is shown and is no error.
 func Dump(w io.Writer, path string, o DumpOptions) error {
@@ -56,6 +56,9 @@ func dumpFile(w io.Writer, path string, o DumpOptions) error {
 	}
 	if strings.HasPrefix(filepath.Base(path), cursorFile) {
 		return dumpCursors(w, path)
+	}
+	if strings.Contains(filepath.Base(path), journalSuffix) {
+		return dumpJournal(w, path, o)
 	}
 	return dumpSegment(w, path, f, size, o)
 }

@@ -24,7 +24,10 @@ const (
 )
 
 // In the process and disk modes every message that is in memory stands in the
-// journal of package mmapqueue as well, and what happens to it follows:
+// journal of package mmapqueue as well, and what happens to it follows. Topics may
+// differ in their modes and change them; so each message knows whether it stands
+// there (auxJournal), and of one that does not the journal hears nothing. In memory
+// mode that is so for all but those that an earlier run, or mode, has left there.
 //
 //	published           message, for a group of queues      before it is in a ring;
 //	                                                        its OK waits for the commit
@@ -36,6 +39,7 @@ const (
 //	                    backlog, and its OK waits for that
 //	gone to the backlog finish, behind the append
 //	read from there     finished, with the sequence in the backlog
+//	emptied             empty, before anything is dropped: see Channel.Empty
 //
 // A message that a queue has read from its backlog carries its sequence until it
 // is finished: it stays the backlog's, in every mode, and the journal only hears of

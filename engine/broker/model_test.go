@@ -376,6 +376,16 @@ func runModelWithJournal(t *testing.T, seed uint64) {
 // crashed compares a broker that stands still with one that finds a copy of its
 // directory.
 func (w *world) crashed(dir string) {
+	for _, t := range w.b.Topics() {
+		if t.durable() {
+			continue
+		}
+		t.writer.inOrder(func(log *mmapqueue.Backlog) { // or what was finished since the last one would come again
+			if log != nil && log.Sync() != nil {
+				w.fatal("no sync")
+			}
+		})
+	}
 	for range 2 { // what is written may have more written behind it
 		if err := w.b.journal.Flush(); err != nil {
 			w.fatal("journal: %v", err)
@@ -406,8 +416,13 @@ func (w *world) crashed(dir string) {
 		if found.Paused() != t.Paused() {
 			w.fatal("after the crash the topic's pause is %t", found.Paused())
 		}
+		mode, own := t.Durability()
+		if d, is := found.Durability(); d != mode || is != own {
+			w.fatal("after the crash topic %s has durability %d (%t), want %d (%t)", t.name, d, is, mode, own)
+		}
+		differs := func(got, want int64) bool { return got > want || got < want && mode != DurabilityMemory }
 		held, _ := t.Depth()
-		if got := int64(len(other.heldBy(found.hold(), nil))); got != held && len(t.Channels()) == 0 {
+		if got := int64(len(other.heldBy(found.hold(), nil))); differs(got, held) && len(t.Channels()) == 0 {
 			w.fatal("after the crash the topic holds %d messages, want %d", got, held)
 		}
 		for _, c := range t.Channels() {
@@ -426,7 +441,7 @@ func (w *world) crashed(dir string) {
 			if err != nil {
 				w.fatal("after the crash: %v", err)
 			}
-			if got := other.heldBy(fc.q, fc); int64(len(got)) != p.held() {
+			if got := other.heldBy(fc.q, fc); differs(int64(len(got)), p.held()) {
 				w.fatal("channel %s: %d messages after the crash, want %d: %+v, %+v", c.name, len(got), p.held(), q, p)
 			}
 		}
@@ -570,10 +585,38 @@ func (w *world) heldBy(q *queue, c *Channel) map[uint64]bool {
 	return ids
 }
 
+// side lets another topic come, take messages and go.
+func (w *world) side() {
+	p := w.prods[w.rng.IntN(len(w.prods))]
+	t := w.b.Find([]byte("side"))
+	switch what := w.rng.IntN(4); {
+	case t == nil:
+		if _, err := w.b.Topic("side"); err != nil {
+			w.fatal("topic: %v", err)
+		}
+	case what == 0:
+		w.blocking("delete a topic", func() { _ = w.b.DeleteTopic("side") })
+	case what == 1 && t.Find("c") == nil:
+		if _, err := t.Channel("c"); err != nil {
+			w.fatal("channel: %v", err)
+		}
+	case what == 1:
+		w.blocking("delete a channel", func() { _ = w.b.DeleteChannel("side", "c") })
+	case what == 2:
+		t.SetPaused(!t.Paused())
+	case !p.owed:
+		w.round(p.shard, func(s *Shard) { p.publish(s, t, 1+w.rng.IntN(20), 0) })
+	}
+}
+
 func runModel(t *testing.T, seed uint64, mem int, d Durability) {
 	shards := 1 + int(seed%3)
 	dir := t.TempDir()
 	w := newWorldWith(t, seed, shards, mem, dir, 1, d)
+	if d == DurabilityMemory && seed%4 == 3 {
+		w.open(nil)
+	}
+	moded := false // the topic's durability was changed
 	w.b.opts.Topology = seed%2 == 1
 	topic, err := w.b.Topic("t")
 	if err != nil {
@@ -631,7 +674,7 @@ func runModel(t *testing.T, seed uint64, mem int, d Durability) {
 	}
 	names := []string{"a", "b"}
 	for range 400 {
-		switch op := w.rng.IntN(22); op {
+		switch op := w.rng.IntN(25); op {
 		case 0, 1, 2, 3, 4:
 			p := w.prods[w.rng.IntN(len(w.prods))]
 			if len(p.open) == 5 {
@@ -760,11 +803,30 @@ func runModel(t *testing.T, seed uint64, mem int, d Durability) {
 			}
 			if w.rng.IntN(oneIn) == 0 {
 				w.settle("standing still", func() bool { w.drain(); return w.quiet() })
-				if d == DurabilityMemory {
-					w.crashedInMemory(topic, dir)
-				} else {
+				if w.b.journal != nil {
 					w.crashed(dir)
 				}
+				if d == DurabilityMemory && !moded {
+					w.crashedInMemory(topic, dir)
+				}
+			}
+		case 21:
+			if w.rng.IntN(3) == 0 {
+				w.save()
+			}
+		case 22:
+			if w.b.journal != nil && w.rng.IntN(4) == 0 {
+				moded = true
+				mode := Durability(w.rng.IntN(int(DurabilityDisk) + 1))
+				w.blocking("set the durability", func() {
+					if err := w.b.SetDurability(topic, mode); err != nil {
+						w.t.Errorf("seed %d: %v", w.seed, err)
+					}
+				})
+			}
+		case 23:
+			if w.b.journal != nil {
+				w.side()
 			}
 		default:
 			w.round(w.rng.IntN(shards), nil)

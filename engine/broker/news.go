@@ -239,7 +239,7 @@ func (b *Broker) retell() error {
 //     somebody gives back; every loop has seen that;
 //  2. what waits in memory goes to the backlog, and what consumers hold or is
 //     deferred to the journal;
-//  3. both are synced, for disk; then the journal is told of the mode.
+//  3. both are synced; then the journal is told of the mode.
 func (b *Broker) SetDurability(t *Topic, d Durability) error {
 	if t.ephemeral {
 		return ErrEphemeral
@@ -316,7 +316,7 @@ func (t *Topic) secure() error {
 	b.onAll(func(s *Shard) { s.secureAll(t) })
 	b.onAll(func(*Shard) {}) // those rounds have ended, and submitted it
 	t.writer.inOrder(func(log *mmapqueue.Backlog) {
-		if log != nil && t.syncs() {
+		if log != nil { // in any case: the journal does not know what was finished there
 			err = errors.Join(err, log.Sync())
 		}
 	})
