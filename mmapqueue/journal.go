@@ -71,32 +71,32 @@ type Journal struct {
 	segment      atomic.Uint64 // number of the segment that the next record goes to, or of one before it
 	failure      atomic.Pointer[error]
 
-	mu       sync.Mutex
-	bell     bell
-	pending  []*JournalBatch
-	asleep   bool // the writer waits for the bell
-	alarm    *time.Timer
-	alarmed  bool // alarm will ring it
-	free     []*JournalBatch
-	stopping bool
-	segments []*journalSegment // in use, ascending by number; the last one may be open
-	spares   []*journalSegment // released, ascending by number: to be used again
-	slot     uint64            // of the last file's name
+	mu        sync.Mutex
+	bell      bell
+	pending   []*JournalBatch
+	asleep    bool // the writer waits for the bell
+	alarm     *time.Timer
+	alarmed   bool // alarm will ring it
+	free      []*JournalBatch
+	freeBytes int // of their buffers
+	stopping  bool
+	segments  []*journalSegment // in use, ascending by number; the last one may be open
+	spares    []*journalSegment // released, ascending by number: to be used again
+	slot      uint64            // of the last file's name
 
 	// The writer's own, or Close's when it has ended.
 	open     *journalSegment   // takes records; nil until the next commit
 	unsynced []*journalSegment // written and not synced
 	next     uint64            // number of the next segment
 	sequence uint64            // of the next record
-	keep     []byte            // drafts of a failed batch that must not be lost
-	keepUses []*JournalGroup
-	keepSync bool
-	settled  bool       // what was written before durable is synced, or is about to be
-	durable  bool       // a batch has asked for a sync: from then on files wait for one
-	gather   []byte     // what goes to the segment with one write, unless it is direct
-	direct   []byte     // the only batch of that write, as it is
-	newFiles bool       // a file was created since the directory was synced
-	last     journalRun // of the commit under way
+	kept     JournalBatch      // what failed batches had that must not be lost
+	settled  bool              // what was written before durable is synced, or is about to be
+	durable  bool              // a batch has asked for a sync: from then on files wait for one
+	gather   []byte            // what goes to the segment with one write, unless it is direct
+	direct   []byte            // the only batch of that write, as it is
+	newFiles bool              // a file was created since the directory was synced
+	last     journalRun        // of the commit under way
+	ahead    byte              // nothing: see JournalBatch.seal
 	probing  atomic.Bool
 	ended    sync.WaitGroup
 }
@@ -249,13 +249,15 @@ func (j *Journal) Batch() *JournalBatch {
 	b := j.free[n-1]
 	j.free[n-1] = nil
 	j.free = j.free[:n-1]
+	j.freeBytes -= cap(b.buf)
 	return b
 }
 
 // What is kept of the memory of batches.
 const (
-	batchesKept   = laterMost + 16
-	batchBytesMax = 1 << 20
+	batchesKept   = 16
+	batchBytesMax = 4 << 20  // of one
+	freeBytesMax  = 32 << 20 // of all
 )
 
 // Submit hands b over. done, which may be nil, is called on the writer's
@@ -271,18 +273,27 @@ func (j *Journal) Submit(b *JournalBatch, done func(err error)) {
 }
 
 // What is submitted Later is written at the latest after laterAfter, or when
-// laterMost batches have gathered.
+// laterBytes have gathered.
 const (
 	laterAfter = 5 * time.Millisecond
-	laterMost  = 32
+	laterBytes = 64 << 10
 )
 
 // Later is Submit for a batch that nobody waits for: it does not wake the writer
 // for it alone. Its place among the others is as it would be with Submit.
 func (j *Journal) Later(b *JournalBatch) {
 	j.mu.Lock()
-	j.pending = append(j.pending, b)
-	if len(j.pending) >= laterMost {
+	if n := len(j.pending); n > 0 && j.pending[n-1].later {
+		last := j.pending[n-1]
+		last.take(b)
+		j.recycle(b)
+		b = last
+	} else {
+		b.later = true
+		j.pending = append(j.pending, b)
+	}
+	if b.Size() >= laterBytes {
+		b.later = false // or it grows while the writer is busy
 		j.ring()
 		return
 	}
@@ -292,6 +303,18 @@ func (j *Journal) Later(b *JournalBatch) {
 	if alarm {
 		j.alarm.Reset(laterAfter)
 	}
+}
+
+// recycle keeps an empty batch with the memory of b. The caller holds mu.
+func (j *Journal) recycle(b *JournalBatch) {
+	if len(j.free) >= batchesKept || cap(b.buf) > batchBytesMax || j.freeBytes+cap(b.buf) > freeBytesMax {
+		return
+	}
+	clear(b.groups)
+	clear(b.forced)
+	*b = JournalBatch{buf: b.buf[:0], starts: b.starts[:0], groups: b.groups[:0], forced: b.forced[:0], ids: b.ids[:0]}
+	j.freeBytes += cap(b.buf)
+	j.free = append(j.free, b)
 }
 
 // onAlarm wakes the writer for what was submitted Later.
@@ -331,12 +354,7 @@ func (j *Journal) run() {
 	for {
 		j.mu.Lock()
 		for _, b := range work {
-			if len(j.free) < batchesKept && cap(b.buf) <= batchBytesMax {
-				clear(b.groups)
-				clear(b.forced)
-				*b = JournalBatch{buf: b.buf[:0], groups: b.groups[:0], forced: b.forced[:0], ids: b.ids[:0]}
-				j.free = append(j.free, b)
-			}
+			j.recycle(b)
 		}
 		clear(work)
 		for len(j.pending) == 0 && !j.stopping {
@@ -359,10 +377,10 @@ func (j *Journal) run() {
 // commit writes work, and tells each batch what became of it: first those that
 // need no sync.
 func (j *Journal) commit(work []*JournalBatch) {
-	if len(j.keep) > 0 {
-		kept := &JournalBatch{buf: j.keep, groups: j.keepUses, sync: j.keepSync}
-		j.keep, j.keepUses, j.keepSync = nil, nil, false
-		work = append([]*JournalBatch{kept}, work...)
+	if !j.kept.Empty() {
+		kept := j.kept
+		j.kept = JournalBatch{}
+		work = append([]*JournalBatch{&kept}, work...)
 	}
 	run := &j.last
 	run.j = j
@@ -400,7 +418,7 @@ func (j *Journal) commit(work []*JournalBatch) {
 		j.failure.Store(nil)
 	}
 	for _, b := range work {
-		if b.flush && len(j.keep) > 0 {
+		if b.flush && !j.kept.Empty() {
 			b.err = j.Err()
 		}
 		b.answer()
@@ -444,13 +462,9 @@ func (j *Journal) failed(b *JournalBatch, offset int64, salt uint64, err error) 
 	j.failure.Store(&err)
 	if offset < 0 {
 		offset = 0
-		for at := int64(0); at < int64(len(b.buf)); {
-			at += int64(seal(b.buf[at:], 0, at, salt))
-		}
+		b.seal(0, offset, salt)
 	}
-	j.keep = append(j.keep, b.essentials(offset, salt)...)
-	j.keepUses = append(append(j.keepUses, b.groups...), b.forced...)
-	j.keepSync = j.keepSync || b.sync
+	b.essentials(&j.kept, offset, salt)
 }
 
 // A journalRun is what goes to one segment with one write.
@@ -497,10 +511,8 @@ func (r *journalRun) add(b *JournalBatch) error {
 		}
 	}
 	p := placedBatch{b: b, segment: s, offset: s.end}
-	for at := 0; at < len(b.buf); {
-		at += seal(b.buf[at:], j.sequence, s.end+int64(at), s.salt)
-		j.sequence++
-	}
+	j.ahead += b.seal(j.sequence, s.end, s.salt)
+	j.sequence += uint64(b.records())
 	switch {
 	case len(j.gather) == 0 && j.direct == nil:
 		j.direct = b.buf

@@ -122,11 +122,13 @@ func parseGroup(b []byte) (g groupDefinition, ok bool) {
 // until then, and to the journal afterwards.
 type JournalBatch struct {
 	buf    []byte          // drafts
+	starts []uint32        // of the drafts in buf
 	groups []*JournalGroup // that the records mention
 	forced []*JournalGroup // to be written in any case
 	anew   bool            // to begin a segment
 	sync   bool            // see Sync
 	flush  bool            // see Journal.Flush
+	later  bool            // see Journal.Later; more may join it
 	done   func(err error)
 	err    error
 	ids    []byte // scratch
@@ -148,6 +150,7 @@ const listMax = 4096
 func (b *JournalBatch) add(r *Record) {
 	size := int(recordSize(len(r.Body)))
 	at := len(b.buf)
+	b.starts = append(b.starts, uint32(at))
 	b.buf = slices.Grow(b.buf, size)[:at+size]
 	draft(b.buf[at:], r)
 }
@@ -299,21 +302,51 @@ func (b *JournalBatch) End(q *JournalQueue) { b.add(&Record{Kind: kindEnd, Curso
 // Define writes g down even if nothing mentions it: a birth, or a new name.
 func (b *JournalBatch) Define(g *JournalGroup) { b.forced = append(b.forced, g) }
 
-// essentials returns drafts of the records of b, which stand sealed from offset
-// on, that must not be lost when they could not be written: all but messages,
-// whose publishers are told.
-func (b *JournalBatch) essentials(offset int64, salt uint64) (drafts []byte) {
+// take adds what o has.
+func (b *JournalBatch) take(o *JournalBatch) {
+	for _, at := range o.starts {
+		b.starts = append(b.starts, at+uint32(len(b.buf)))
+	}
+	b.buf = append(b.buf, o.buf...)
+	b.groups = append(b.groups, o.groups...)
+	b.forced = append(b.forced, o.forced...)
+	b.sync = b.sync || o.sync
+}
+
+// records returns how many records there are in b.
+func (b *JournalBatch) records() int { return len(b.starts) }
+
+// sealAhead is how many records seal has on their way from another core's cache.
+const sealAhead = 8
+
+// seal completes the drafts for their place, the first of them with the given
+// sequence. The loop that drafted them ran on another core, so the first look at
+// each record waits for that; they are touched some time before they are needed,
+// several at once. What it returns means nothing.
+func (b *JournalBatch) seal(sequence uint64, offset int64, salt uint64) (touched byte) {
+	for i, at := range b.starts {
+		if i+sealAhead < len(b.starts) {
+			touched += b.buf[b.starts[i+sealAhead]]
+		}
+		seal(b.buf[at:], sequence+uint64(i), offset+int64(at), salt)
+	}
+	return touched
+}
+
+// essentials adds to kept the records of b, which stand sealed from offset on, that
+// must not be lost when they could not be written: all but messages, whose
+// publishers are told.
+func (b *JournalBatch) essentials(kept *JournalBatch, offset int64, salt uint64) {
 	var r Record
-	keep := JournalBatch{}
-	for at := int64(0); at < int64(len(b.buf)); {
-		size, v := decode(b.buf[at:], &r, offset+at, salt)
-		if v != whole {
+	for _, at := range b.starts {
+		if _, v := decode(b.buf[at:], &r, offset+int64(at), salt); v != whole {
 			panic(fmt.Sprintf("BUG: mmapqueue: a batch reads as %d at %d of %d", v, at, len(b.buf)))
 		}
 		if r.Kind != KindPublish {
-			keep.add(&r)
+			kept.add(&r)
 		}
-		at += size
 	}
-	return keep.buf
+	kept.groups = append(kept.groups, b.groups...)
+	kept.forced = append(kept.forced, b.forced...)
+	kept.sync = kept.sync || b.sync
 }
