@@ -189,7 +189,11 @@ func (b *Backlog) Append(recs []Record) error {
 }
 
 // append is Append for a caller that holds appending.
-func (b *Backlog) append(recs []Record) error {
+func (b *Backlog) append(recs []Record) error { return b.appendAnd(recs, nil) }
+
+// appendAnd is append with something to be done under mu when recs are counted:
+// they stand in s from the given sequence on.
+func (b *Backlog) appendAnd(recs []Record, do func(s *segment, first uint64)) error {
 	if len(recs) == 0 {
 		return nil
 	}
@@ -218,7 +222,11 @@ func (b *Backlog) append(recs []Record) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.count(s, recs)
+	first := b.sequence
 	s.end, s.next, b.sequence = offset, sequence, sequence
+	if do != nil {
+		do(s, first)
+	}
 	b.touch(len(recs))
 	return nil
 }

@@ -38,6 +38,7 @@ type Cursor struct {
 	r     Record
 	out   []uint64
 	known []uint64
+	held  []uint64
 
 	// Under b.mu:
 	name    string
@@ -49,6 +50,7 @@ type Cursor struct {
 	waiting int64    // handed out and not finished
 	epoch   uint64   // raised by Empty and Delete: a Read under way counts no more
 	gone    bool     // deleted
+	renewed renewed
 }
 
 // position is a place in a log: the record with this sequence, or the first
@@ -168,6 +170,7 @@ func (c *Cursor) settle() {
 	c.at = c.b.end()
 	c.base, c.mark = c.at, c.at
 	c.window.reset(c.at.sequence)
+	c.renewed = renewed{}
 	c.tallies = c.tallies[:0]
 	if s := c.b.open; s != nil {
 		c.tallies = append(c.tallies, tally{s.number, c.own(s), c.own(s)})
@@ -182,7 +185,7 @@ func (c *Cursor) skip() {
 		return
 	}
 	end := c.b.end()
-	c.window.addRange(c.at.sequence, end.sequence)
+	c.pass(c.at.sequence, end.sequence)
 	c.at = end
 	if s := c.b.open; s != nil {
 		c.tally(s.number).left = c.own(s)
@@ -313,6 +316,8 @@ func (c *Cursor) readSegment(most int, f func(r *Record)) (n int, more bool, err
 		w.known = c.window.clone(c.known[:0], w.from, knownWords)
 		c.known = w.known
 	}
+	c.held = c.renewed.from(c.held[:0], c.at.sequence)
+	w.held = c.held
 	mapped := false
 	if s.mapping == nil {
 		if s.mapping, err = b.o.FS.Map(s.path, s.size); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -386,7 +391,7 @@ func (c *Cursor) segment() *segment {
 		if s.foreign == nil || s.foreign.cursor == c.id {
 			return s
 		}
-		c.window.addRange(c.at.sequence, s.next) // another's
+		c.pass(c.at.sequence, s.next) // another's
 		c.at = position{segment: s.number + 1, sequence: max(c.at.sequence, s.next)}
 	}
 	c.depth.Store(0)
@@ -417,10 +422,10 @@ func (c *Cursor) advance(s *segment, w *walk, next uint64, own int64) {
 	// What was passed and not handed out is not ours, is finished or is damaged.
 	if from := c.at.sequence; w.at.sequence-from != uint64(len(w.out)) {
 		for _, sequence := range w.out {
-			c.window.addRange(from, sequence)
+			c.pass(from, sequence)
 			from = sequence + 1
 		}
-		c.window.addRange(from, w.at.sequence)
+		c.pass(from, w.at.sequence)
 	}
 	c.at, b.moved = w.at, true
 	c.depth.Store(max(0, c.depth.Load()-left))
@@ -451,6 +456,9 @@ func (c *Cursor) Finish(sequences []uint64) {
 	var s *segment
 	var t *tally
 	unread := int64(0)
+	if len(c.renewed.as) > 0 {
+		sequences = c.renewed.with(sequences)
+	}
 	for _, sequence := range sequences {
 		if sequence >= b.sequence || !c.window.add(sequence) {
 			continue
@@ -463,7 +471,7 @@ func (c *Cursor) Finish(sequences []uint64) {
 			t = c.tally(s.number)
 		}
 		t.finished++
-		if sequence >= c.at.sequence {
+		if held := c.renewed.finish(sequence); sequence >= c.at.sequence && !held {
 			t.left++
 			unread++
 		} else {
@@ -495,6 +503,8 @@ type walk struct {
 	from  uint64
 	floor uint64
 
+	held []uint64 // ascending: handed out already, though they stand here
+
 	record *Record
 	at     position // behind the last record seen
 	out    []uint64 // records handed out
@@ -522,7 +532,10 @@ func (w *walk) run(m []byte, f func(r *Record)) {
 			w.at.sequence = sequence
 			return
 		}
-		if w.record.isFor(w.id) && !w.done(sequence) {
+		for len(w.held) > 0 && w.held[0] < sequence {
+			w.held = w.held[1:]
+		}
+		if w.record.isFor(w.id) && !w.done(sequence) && (len(w.held) == 0 || w.held[0] != sequence) {
 			f(w.record)
 			w.out = append(w.out, sequence)
 		}

@@ -25,8 +25,9 @@
 // anything unfinished in it or in front of it, the open one by Trim or Close. A
 // log in which everything is finished thus costs no file, no descriptor and no
 // mapping, and after a quiet while it gives back what it still has. Of others only
-// those used last keep theirs, if they share bounds (see Handles). One old record that nobody finishes keeps every segment behind it; who
-// means to hold one for long appends it again and finishes the old one.
+// those used last keep theirs, if they share bounds (see Handles). One old record
+// that nobody finishes keeps every segment behind it, until Renew writes it again at
+// the end.
 //
 // A page that was never written costs the system several times what the copy into
 // it does, most of all on a virtual machine whose host must find it first. So a log
@@ -78,6 +79,7 @@
 //	Cursor(name string) (*Cursor, error)           a channel is born
 //	Cursor.Read(max int, f func(*Record)) (int, error)   the channel's refiller
 //	Cursor.Finish(sequences []uint64)              any goroutine that may touch files
+//	Cursor.Pinned() uint64, Renew() (int, error)   now and then: do a few old records keep much?
 //	Cursor.Depth() int64                           any goroutine
 //	Cursor.Empty, Rename, Delete                   operations on a channel
 //	Adopt(queues []diskqueue.Queue) error          at a start: upstream's files

@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"time"
 )
 
 // DumpOptions say what Dump shows.
@@ -19,8 +18,9 @@ type DumpOptions struct {
 	BodyMax int
 }
 
-// Dump writes for a person what a file of a log or a journal holds, or the files of
-// its directory: segments, whatever they are called by now, and cursors. It changes
+// Dump writes for a person what a file of a log holds, or the files of a log's
+// directory, or of a journal's: segments, whatever they are called by now, and
+// cursors. It changes
 // nothing and takes no lock, so that a log in use may be looked at; what is being
 // written at that moment may seem torn. Damage is shown and is no error.
 func Dump(w io.Writer, path string, o DumpOptions) error {
@@ -58,7 +58,7 @@ func dumpFile(w io.Writer, path string, o DumpOptions) error {
 		return dumpCursors(w, path)
 	}
 	if strings.Contains(filepath.Base(path), journalSuffix) {
-		return dumpJournal(w, path, o)
+		return dumpJournal(w, path, f, size, o)
 	}
 	return dumpSegment(w, path, f, size, o)
 }
@@ -178,9 +178,9 @@ func (r *Record) line(what string, bodyMax int) string {
 	for to, sep := r.to, " for cursors "; len(to) >= 4; to, sep = to[4:], ", " {
 		fmt.Fprintf(&b, "%s%d", sep, binary.LittleEndian.Uint32(to))
 	}
-	fmt.Fprintf(&b, " id %016x, %s, attempts %d", r.ID, time.Unix(0, r.Timestamp).UTC().Format(time.RFC3339Nano), r.Attempts)
+	fmt.Fprintf(&b, " id %016x, %s, attempts %d", r.ID, clock(r.Timestamp), r.Attempts)
 	if r.Due != 0 {
-		fmt.Fprintf(&b, ", due %s", time.Unix(0, r.Due).UTC().Format(time.RFC3339Nano))
+		fmt.Fprintf(&b, ", due %s", clock(r.Due))
 	}
 	fmt.Fprintf(&b, ", %d bytes", len(r.Body))
 	if shown := r.Body[:min(len(r.Body), bodyMax)]; len(shown) > 0 {

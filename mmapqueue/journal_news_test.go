@@ -100,7 +100,7 @@ func TestJournalNews(t *testing.T) {
 	must(t, err)
 	var shown strings.Builder
 	must(t, mmapqueue.Dump(&shown, files[0], mmapqueue.DumpOptions{BodyMax: 10}))
-	for _, line := range []string{`topic "t", channel "c", paused`, `topic "u" died`, "9 × news", "1 × empty", "6 × publish"} {
+	for _, line := range []string{`topic "t", channel "c", paused`, `topic "u" died`, "9 × news", "1 × empty", "6 × message"} {
 		if !strings.Contains(shown.String(), line) {
 			t.Errorf("the dump lacks %q:\n%s", line, shown.String())
 		}

@@ -1,5 +1,5 @@
-// Command mmapdump shows a person what lies in a backlog or in the journal: segments
-// record by record, and what each channel's cursor is done with.
+// Command mmapdump shows a person what lies in a backlog: segments record by
+// record, and what each channel's cursor is done with; and what lies in a journal.
 //
 //	mmapdump [-body BYTES] [-summary] FILE|DIRECTORY…
 //

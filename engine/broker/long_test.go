@@ -29,7 +29,7 @@ func TestLongModelWithJournal(t *testing.T) {
 	for end := time.Now().Add(length(t)); time.Now().Before(end); seed += 4 {
 		t.Run(strconv.FormatUint(seed, 10), func(t *testing.T) {
 			runModelWithJournal(t, seed)
-			runModel(t, seed+1, 8, DurabilityMemory)
+			runModelInMemory(t, seed)
 		})
 		if seeds++; t.Failed() {
 			return

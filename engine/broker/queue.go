@@ -40,6 +40,7 @@ type queue struct {
 	refilling   atomic.Bool
 	draining    atomic.Bool             // aged messages are leaving the ring: nobody else pops or refills; set under mu
 	parked      atomic.Bool             // they have left it: no refill before a subscriber asks
+	pinned      atomic.Uint64           // records below it, in other hands for long, keep too much of the backlog; 0: none
 	dead        atomic.Bool             // deleted: pushes are drained by the deleter
 	owner       atomic.Pointer[Channel] // whose it is; nil: a topic holds it back
 

@@ -1,6 +1,8 @@
 package broker
 
 import (
+	"errors"
+
 	"github.com/zsqio/zsq/internal/block"
 	"github.com/zsqio/zsq/mmapqueue"
 )
@@ -22,6 +24,7 @@ const (
 func (b *Broker) Sweep(nowNs int64, always bool) {
 	b.trimJournal()
 	keep := b.keepFrom.Load()
+	pinned := false
 	always = always || b.pool.Budget() > 0 && b.pool.Used() > b.pool.Budget()/2
 	for _, t := range b.Topics() {
 		v := t.view.Load()
@@ -30,14 +33,42 @@ func (b *Broker) Sweep(nowNs int64, always bool) {
 		}
 		for _, c := range v.channels {
 			b.sweepQueue(t, c.q, nowNs, always)
+			pinned = b.unpin(t, c.q) || pinned
 		}
 	}
-	if always || keep > 0 {
+	if always || keep > 0 || pinned {
 		b.foreign.renew(keep)
 		for _, s := range b.shards {
 			b.opts.Waker.Do(s.index, func() { s.copyAt = 1 })
 		}
 	}
+}
+
+// unpin has a queue's backlog let go of segments that it keeps for a few messages in
+// other hands: these are written again, behind the others, or in the modes with a
+// journal they become the journal's. It reports whether the loops must do that.
+func (b *Broker) unpin(t *Topic, q *queue) (loops bool) {
+	if q.ephemeral || !q.spilled.Load() || !q.mu.TryLock() {
+		return false
+	}
+	cursor := q.cursor
+	q.mu.Unlock()
+	if cursor == nil {
+		return false
+	}
+	below := cursor.Pinned()
+	if q.journal != nil {
+		q.pinned.Store(below)
+		return below > 0
+	}
+	if below > 0 {
+		t.writer.inOrder(func(log *mmapqueue.Backlog) {
+			if _, err := cursor.Renew(); err != nil && !errors.Is(err, mmapqueue.ErrClosed) {
+				b.writeFailed(err)
+			}
+		})
+	}
+	return false
 }
 
 func (b *Broker) sweepQueue(t *Topic, q *queue, nowNs int64, drain bool) {
@@ -139,6 +170,22 @@ func (s *Shard) copyOld() (again bool) {
 		if e.kind != kindInFlight && e.kind != kindDeferred {
 			continue
 		}
+		var c *Channel
+		due := int64(0)
+		if e.kind == kindInFlight {
+			c = s.subs[e.owner].local.c
+		} else {
+			c, due = s.locals[e.owner].c, e.dueNs-s.nowNs+s.wallNs
+		}
+		if e.ref.Aux&auxSequence != 0 && sequenceOf(s.b.pool, e.ref) < c.q.pinned.Load() {
+			old := e.ref.Chunk
+			e.ref = s.journalPut(c, copyTo(s.cold, s.b.pool, e.ref), due)
+			if e.kind == kindInFlight {
+				e.ref.Aux |= auxCold
+			}
+			s.drops.Add(old)
+			continue
+		}
 		aged := e.kind == kindInFlight && s.nowNs-e.sentNs >= agedNs && e.ref.Aux&auxCold == 0
 		if !aged && s.b.pool.MarkOf(e.ref.Chunk) >= keep {
 			continue
@@ -146,11 +193,9 @@ func (s *Shard) copyOld() (again bool) {
 		old := e.ref.Chunk
 		e.ref = copyTo(s.cold, s.b.pool, e.ref)
 		if e.kind == kindInFlight {
-			s.journalCopy(s.subs[e.owner].local.c, e.ref, 0)
 			e.ref.Aux |= auxCold
-		} else {
-			s.journalCopy(s.locals[e.owner].c, e.ref, e.dueNs-s.nowNs+s.wallNs)
 		}
+		s.journalCopy(c, e.ref, due)
 		s.drops.Add(old)
 	}
 	if int(s.copyAt) < len(s.wheel.slab) {

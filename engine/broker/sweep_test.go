@@ -173,3 +173,80 @@ func TestShortMemoryIsForShortQueues(t *testing.T) {
 	}
 	w.settle("written", w.quiet)
 }
+
+// A few messages that came from the backlog and stay, in flight and deferred, do not
+// keep what comes behind them; a crash brings them again.
+func TestSweepUnpinsTheBacklog(t *testing.T) {
+	for _, d := range []Durability{DurabilityMemory, DurabilityProcess} {
+		dir := t.TempDir()
+		w := newWorldWith(t, 1, 1, 5, dir, 1, d)
+		w.b.opts.Log.SegmentBytesMax = 64 << 10
+		topic, _ := w.b.Topic("t")
+		ch, err := topic.Channel("c")
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := w.producer(0)
+		c := w.consumer(ch, 0, 1<<20, func(*consumer, uint64, uint16) {})
+		kept := map[uint64]bool{}
+		const batch, late = 1000, 3
+		most := int64(0)
+		for i := range 40 {
+			w.round(0, func(s *Shard) { p.publish(s, topic, batch, 0) })
+			w.settle("all delivered", func() bool { w.drain(); return !p.owed && len(c.hold) == len(kept)+batch })
+			w.round(0, func(s *Shard) {
+				for at, id := range c.hold {
+					switch {
+					case kept[id]:
+					case i == 0 && at >= batch-late: // these came from the backlog
+						kept[id] = true
+					case i == 0 && at >= batch-2*late:
+						if err := s.Requeue(c.sub, id, 3600e9); err != nil {
+							t.Fatal(err)
+						}
+					default:
+						if err := s.Finish(c.sub, id); err != nil {
+							t.Fatal(err)
+						}
+					}
+				}
+			})
+			hold := c.hold[:0]
+			for _, id := range c.hold {
+				if kept[id] {
+					hold = append(hold, id)
+				}
+			}
+			c.hold = hold
+			w.settle("finished", w.quiet)
+			w.blocking("sweep", func() { w.b.Sweep(w.now, false) })
+			for w.round(0, nil); w.b.shards[0].copyAt != 0; {
+				w.round(0, nil)
+			}
+			w.settle("moved", w.quiet)
+			most = max(most, topic.writer.log.Bytes())
+		}
+		if most > 1<<20 {
+			t.Errorf("mode %d: the backlog took %d bytes for %d messages", d, most, 2*late)
+		}
+		if d == DurabilityMemory {
+			w.crashedInMemory(topic, dir)
+		} else {
+			w.crashed(dir)
+		}
+		w.round(0, func(s *Shard) {
+			for _, id := range c.hold {
+				if err := s.Finish(c.sub, id); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+		w.settle("finished", w.quiet)
+		if n := topic.writer.log.Bytes(); d == DurabilityMemory && n == 0 {
+			t.Errorf("the deferred messages are not in the backlog")
+		}
+		if err := w.b.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
