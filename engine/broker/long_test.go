@@ -47,3 +47,6 @@ func TestLongLedger(t *testing.T) {
 		}
 	}
 }
+
+// TestLongPowerCuts cuts the power 500 times.
+func TestLongPowerCuts(t *testing.T) { manyPowerCuts(t, 50, 10) }

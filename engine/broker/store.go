@@ -22,6 +22,11 @@ import (
 // their topics and channels with what waits in them. It comes before Restore and
 // before any loop runs. It starts the journal.
 func (b *Broker) Open() error {
+	if b.opts.Durability == DurabilityDisk {
+		if err := b.makeRoot(); err != nil {
+			return fmt.Errorf("broker: %w", err)
+		}
+	}
 	rec, j, err := b.openJournal()
 	if err != nil {
 		return fmt.Errorf("broker: %w", err)
@@ -51,6 +56,19 @@ func (b *Broker) Open() error {
 		t.refillAll()
 	}
 	return nil
+}
+
+// makeRoot makes the folder of the backlogs and of the journal, so that the power
+// does not take its name away with all that is in it.
+func (b *Broker) makeRoot() error {
+	disk := b.opts.Journal.FS
+	if disk == nil {
+		disk = mmapqueue.OS
+	}
+	if err := disk.MkdirAll(filepath.Join(b.opts.DataPath, backlogsDir)); err != nil {
+		return err
+	}
+	return disk.SyncDir(b.opts.DataPath)
 }
 
 // upstreamQueues finds what upstream's nsqd left in the data path, by topic.

@@ -448,8 +448,14 @@ func (d *Disk) PowerCut(rng *rand.Rand, from, to string) error {
 		if err != nil || rel == "." || !filepath.IsLocal(rel) {
 			continue
 		}
-		if parent := filepath.Dir(path); parent != from && d.names[parent] != nil && kept[parent] == nil {
-			continue // its directory is gone, and it with it
+		for parent := filepath.Dir(path); parent != from; parent = filepath.Dir(parent) {
+			if d.names[parent] != nil && kept[parent] == nil {
+				delete(kept, path) // its directory is gone, and it with it
+				break
+			}
+		}
+		if kept[path] == nil {
+			continue
 		}
 		at := filepath.Join(to, rel)
 		if kept[path].dir {
