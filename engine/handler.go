@@ -236,6 +236,7 @@ func (h *handler) Round(l *netloop.Loop, now int64) {
 		case !c.waiting:
 			c.waiting, c.waitNs = true, now
 			c.nc.PauseRead()
+			l.Yield() // to who writes what it waits for
 		}
 	}
 	clear(h.owing)
