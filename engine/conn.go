@@ -48,6 +48,9 @@ type conn struct {
 	auth *clientAuth // nil before AUTH
 	op   wire.Op     // of the last publish, for its error
 
+	pubAt     int   // in pubs: the one counted last
+	pubMisses uint8 // publishes to topics that pubs has no room for
+
 	oks     int    // OK frames owed, before answers
 	answers []byte // frames owed
 	owing   bool   // on the handler's list
