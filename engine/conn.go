@@ -51,6 +51,9 @@ type conn struct {
 	auth *clientAuth // nil before AUTH
 	op   wire.Op     // of the last publish or SUB, for its error
 
+	pubAt     int   // in pubs: the one counted last
+	pubMisses uint8 // publishes to topics that pubs has no room for
+
 	oks     int    // OK frames owed for this round, before answers
 	answers []byte // frames owed
 	bytes   int    // published in this round

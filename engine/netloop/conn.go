@@ -208,8 +208,7 @@ func (c *Conn) settle() {
 	c.watch()
 }
 
-// watch tells the poller what to look for, if that has changed. netpoll cannot
-// change an interest to writing only, nor to nothing, hence the detours.
+// watch tells the poller what to look for, if that has changed.
 func (c *Conn) watch() {
 	want := wantNone
 	if c.phase == phaseOpen && !c.paused || c.phase == phaseLinger {
@@ -218,31 +217,9 @@ func (c *Conn) watch() {
 	if c.blocked {
 		want |= wantWrite
 	}
-	if want == c.interest {
-		return
-	}
-	p, pa := c.loop.poller, c.loop.attach(c.Fd)
 	had := c.interest
 	c.interest = want
-	var err error
-	if had != wantNone && want&wantRead == 0 {
-		err = p.Delete(c.Fd)
-		had = wantNone
-	}
-	switch {
-	case err != nil, want == wantNone:
-	case had == wantNone && want == wantRead:
-		err = p.AddRead(pa, false)
-	case had == wantNone && want == wantWrite:
-		err = p.AddWrite(pa, false)
-	case had == wantNone:
-		err = p.AddReadWrite(pa, false)
-	case want == wantRead:
-		err = p.ModRead(pa, false)
-	default:
-		err = p.ModReadWrite(pa, false)
-	}
-	if err != nil {
+	if err := c.loop.poller.change(c.Fd, had, want); err != nil {
 		c.interest = wantNone
 		c.Close(err)
 	}
@@ -318,9 +295,7 @@ func (c *Conn) teardown() {
 	c.phase = phaseClosed
 	l.table[c.Fd] = nil
 	l.count--
-	if c.interest != wantNone {
-		_ = l.poller.Delete(c.Fd)
-	}
+	_ = l.poller.change(c.Fd, c.interest, wantNone)
 	_ = unix.Close(c.Fd)
 	c.Fd = -1
 	c.releaseIn()

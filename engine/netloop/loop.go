@@ -1,28 +1,20 @@
 package netloop
 
 import (
-	"errors"
 	"os"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
 
-	gerrors "github.com/panjf2000/gnet/v2/pkg/errors"
-	"github.com/panjf2000/gnet/v2/pkg/netpoll"
 	"golang.org/x/sys/unix"
 
 	"github.com/zsqio/zsq/internal/invariant"
 )
 
-const (
-	// headroom is the space in front of the read buffer for the rest of the last
-	// read; a longer rest is assembled in a buffer of the connection.
-	headroom = 64 << 10
-
-	// probeEvery is how often an idle loop runs a full round to see whether it is
-	// still idle: rare enough that the extra signal does not show in ping-pong.
-	probeEvery = 16
-)
+// headroom is the space in front of the read buffer for the rest of the last
+// read; a longer rest is assembled in a buffer of the connection.
+const headroom = 64 << 10
 
 // one is what a signal writes to an eventfd, in either byte order.
 var one = [8]byte{0: 1}
@@ -38,7 +30,7 @@ type Loop struct {
 	eof     EOFHandler    // handler, when it is one
 	short   MemoryHandler // likewise
 	index   int
-	poller  *netpoll.Poller
+	poller  *poller
 
 	wakeFd   int // eventfd, edge-triggered and never read
 	timerFd  int // likewise
@@ -53,16 +45,11 @@ type Loop struct {
 	wire  []byte  // ReadBuffer bytes for what filters decode; nil until one does
 	bigs  [][]big // free lists of segments, see out.go
 	iov   []unix.Iovec
-	pa    netpoll.PollAttachment
 
-	now      int64
-	inRound  bool
-	deferred bool // this round ends with the signal, not with the event
-	events   int  // connection events of this round
-	last     int  // events of the last full round
-	inline   int  // rounds since the last full one
-	again    bool // something happened after Round: run another round
-	leaving  bool // shutdown was asked for: end when the last connection did
+	now     int64
+	again   bool // something happened after Round: run another round
+	yield   bool // see Yield
+	leaving bool // shutdown was asked for: end when the last connection did
 
 	dirty   []*Conn // have output to send, or a change of interest, or a close
 	dirty2  []*Conn // the spare of dirty
@@ -93,21 +80,21 @@ func newLoop(g *Group, index int, h Handler) (*Loop, error) {
 	}
 	l.rbuf = make([]byte, headroom+g.opt.ReadBuffer)
 	var err error
-	if l.poller, err = netpoll.OpenPoller(); err != nil {
+	if l.poller, err = openPoller(); err != nil {
 		return nil, err
 	}
 	if l.wakeFd, err = unix.Eventfd(0, unix.EFD_NONBLOCK|unix.EFD_CLOEXEC); err == nil {
 		// Other goroutines may still signal a loop that has ended, so these two
 		// are closed by the garbage collector, when nobody can.
 		l.wakeFile = os.NewFile(uintptr(l.wakeFd), "eventfd")
-		err = l.poller.AddRead(l.attach(l.wakeFd), true)
+		err = l.poller.addEdge(l.wakeFd)
 	}
 	if err == nil {
 		l.timerFd, err = unix.TimerfdCreate(unix.CLOCK_MONOTONIC, unix.TFD_NONBLOCK|unix.TFD_CLOEXEC)
 	}
 	if err == nil {
 		l.timeFile = os.NewFile(uintptr(l.timerFd), "timerfd")
-		err = l.poller.AddRead(l.attach(l.timerFd), true)
+		err = l.poller.addEdge(l.timerFd)
 	}
 	if err != nil {
 		l.closeFiles()
@@ -117,11 +104,6 @@ func newLoop(g *Group, index int, h Handler) (*Loop, error) {
 }
 
 func (l *Loop) closeFiles() { _ = l.poller.Close() }
-
-func (l *Loop) attach(fd int) *netpoll.PollAttachment {
-	l.pa.FD = fd
-	return &l.pa
-}
 
 // Index returns the loop's place in Group.Loops. Any goroutine may ask.
 func (l *Loop) Index() int { return l.index }
@@ -191,15 +173,32 @@ func (l *Loop) adopt(c *Conn) bool {
 	return true
 }
 
-// run serves events until shutdown.
+// run serves events, a batch to a round, until shutdown.
 func (l *Loop) run() error {
-	err := l.poller.Polling(l.onEvent)
-	l.end()
-	if errors.Is(err, gerrors.ErrEngineShutdown) {
-		return nil
+	defer l.end()
+	for !l.leaving || l.count > 0 {
+		ready, err := l.poller.look()
+		if err == nil && len(ready) == 0 && !l.again {
+			if l.yield {
+				l.yield = false
+				runtime.Gosched()
+			}
+			ready, err = l.poller.wait()
+		}
+		if err != nil {
+			return err
+		}
+		l.round(ready)
 	}
-	return err
+	return nil
 }
+
+// Yield says that another goroutine was given work which this loop will soon be
+// told about: it may run on the loop's own thread, should the loop have nothing
+// to do. Without it the loop goes to sleep at once, for most often nobody wants
+// its thread, and finding that out costs more than a small round. Who does want to
+// run needs another processor then: GOMAXPROCS is to be above the number of loops.
+func (l *Loop) Yield() { l.yield = true }
 
 // end refuses further work and gives back the loop's descriptors.
 func (l *Loop) end() {
@@ -219,42 +218,43 @@ func (l *Loop) end() {
 	l.closeFiles()
 }
 
-// onEvent is called for each ready descriptor.
+// round serves the descriptors that are ready, then lets everybody finish.
 //
 // Events can be stale: a connection that closed earlier in the batch may have
 // left its number to another one. That is harmless, because an event never says
 // more here than "try": the read or write then tells what is so.
-func (l *Loop) onEvent(fd int, ev netpoll.IOEvent, _ netpoll.IOFlags) error {
-	if !l.inRound {
-		l.beginRound()
-	}
-	switch fd {
-	case l.wakeFd:
-		l.onSignal()
-		return l.endRound()
-	case l.timerFd:
-		l.armed = 0
-	default:
-		if fd < len(l.table) && l.table[fd] != nil {
-			l.events++
-			l.table[fd].onEvent(ev)
+func (l *Loop) round(ready []unix.EpollEvent) {
+	l.again = false
+	l.now = Now()
+	resumed := len(l.resumed) // what is resumed meanwhile has its turn in the next round
+	signalled := false
+	for i := range ready {
+		switch fd := int(ready[i].Fd); fd {
+		case l.wakeFd:
+			signalled = true
+		case l.timerFd:
+			l.armed = 0
+		default:
+			if fd < len(l.table) && l.table[fd] != nil {
+				l.table[fd].onEvent(ready[i].Events)
+			}
 		}
 	}
-	if l.deferred {
-		l.signal()
-		return nil
+	if signalled {
+		l.onSignal()
 	}
-	return l.endRound()
+	for _, c := range l.resumed[:resumed] {
+		c.resumed = false
+		c.goOn()
+	}
+	l.resumed = slices.Delete(l.resumed, 0, resumed)
+	if len(ready) > 1 {
+		l.now = Now()
+	}
+	l.endRound()
 }
 
-func (l *Loop) beginRound() {
-	l.inRound = true
-	l.now = Now()
-	l.events = 0
-	l.deferred = l.last > 1 || l.inline >= probeEvery
-}
-
-// onSignal does what other goroutines and the last round left to do.
+// onSignal does what other goroutines ask for.
 func (l *Loop) onSignal() {
 	l.pending.Store(false) // first: later work brings another signal
 	l.mu.Lock()
@@ -270,37 +270,17 @@ func (l *Loop) onSignal() {
 	if l.woken.Load() && l.woken.Swap(false) {
 		l.handler.Woken(l)
 	}
-	n := len(l.resumed) // what is resumed meanwhile has its turn in the next round
-	for _, c := range l.resumed[:n] {
-		c.resumed = false
-		c.goOn()
-	}
-	l.resumed = slices.Delete(l.resumed, 0, n)
 }
 
 // endRound lets the handler finish the round, sends what it wrote, and arms the
-// timer. Its error, ErrEngineShutdown, ends the poller.
-func (l *Loop) endRound() error {
-	if l.deferred {
-		l.now = Now()
-		l.last, l.inline = l.events, 0
-	} else if l.events > 0 {
-		l.inline++
-	}
+// timer.
+func (l *Loop) endRound() {
 	l.runTimer()
 	l.checkLingers()
 	l.handler.Round(l, l.now)
 	l.flushDirty()
 	l.arm()
-	l.inRound = false
-	if l.again || len(l.dirty) > 0 || len(l.resumed) > 0 {
-		l.again = false
-		l.signal()
-	}
-	if l.leaving && l.count == 0 {
-		return gerrors.ErrEngineShutdown
-	}
-	return nil
+	l.again = l.again || len(l.dirty) > 0 || len(l.resumed) > 0
 }
 
 // flushDirty sends what the round wrote, once for each connection. What the
@@ -319,7 +299,7 @@ func (l *Loop) flushDirty() {
 
 // open registers a new connection.
 func (l *Loop) open(c *Conn) {
-	err := l.poller.AddRead(l.attach(c.Fd), false)
+	err := l.poller.change(c.Fd, wantNone, wantRead)
 	if err != nil || l.leaving {
 		if err != nil {
 			l.group.opt.Logf("netloop: connection from %s: %v", c.RemoteAddr(), err)
