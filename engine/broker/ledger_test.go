@@ -230,6 +230,13 @@ func runLedger(t *testing.T, seed uint64, count uint32) string {
 	rng := rand.New(rand.NewPCG(seed, 9))
 	e := newEngine(2, []int{0, 5, 50, 5000}[seed%4], t.TempDir(), seed/4%2 == 1)
 	defer e.close()
+	opened := seed%8 >= 4 // with a journal, and changes of durability
+	if opened {
+		if err := e.b.Open(); err != nil {
+			t.Fatal(err)
+		}
+		e.b.EndRestore()
+	}
 	topic, err := e.b.Topic("t")
 	if err != nil {
 		t.Fatal(err)
@@ -283,6 +290,13 @@ func runLedger(t *testing.T, seed uint64, count uint32) string {
 			now := e.now.Load()
 			e.b.Sweep(now, true)
 			e.b.Sweep(now+agedNs, true)
+		case 6:
+			if opened {
+				if err := e.b.SetDurability(topic, Durability(rng.IntN(int(DurabilityDisk)+1))); err != nil {
+					t.Fatal(err)
+				}
+			}
+			tick(time.Millisecond)
 		case 0:
 			topic.SetPaused(rng.IntN(2) == 0)
 		case 1:

@@ -365,7 +365,7 @@ func runModelInMemory(t *testing.T, seed uint64) {
 // TestModelWithJournal is TestModel in process mode, with crashes: copies of the
 // directory hold all that the broker holds, and nothing else.
 func TestModelWithJournal(t *testing.T) {
-	for seed := range uint64(8) {
+	for seed := range uint64(4) {
 		runModelWithJournal(t, 1000+seed*4)
 	}
 }
