@@ -50,6 +50,13 @@ type Options struct {
 	// FS is where the log lies. The default is OS.
 	FS FS
 
+	// PowerSafe has every save of the cursors be on the disk before it replaces
+	// the one before, and its name after a Sync too, so that what was finished
+	// before the last Sync is so after a power cut. It costs a sync of a small file
+	// for each cursor that comes, goes or is emptied, and one of the directory for
+	// each Sync.
+	PowerSafe bool
+
 	// spareMin is the size from which a segment that nobody needs is kept to be
 	// written again; smaller ones are not worth it.
 	spareMin int64
@@ -664,6 +671,7 @@ func (b *Backlog) sync() error {
 		ends[i] = s.end
 	}
 	newFiles := b.newFiles && b.onDisk
+	names := newFiles || b.o.PowerSafe && b.onDisk
 	b.ops, b.armed, b.soon, b.newFiles = 0, false, false, false
 	b.synced = time.Now()
 	b.mu.Unlock()
@@ -694,16 +702,20 @@ func (b *Backlog) sync() error {
 			f.Close()
 		}
 	}
-	if newFiles {
-		err := firstErr(b.o.FS.SyncDir(b.dir), b.o.FS.SyncDir(filepath.Dir(b.dir))) // its own name too
+	first = firstErr(first, b.saveCursors(true))
+	if names { // behind the cursors, whose file has been replaced
+		err := b.o.FS.SyncDir(b.dir)
+		if newFiles {
+			err = firstErr(err, b.o.FS.SyncDir(filepath.Dir(b.dir))) // its own name too
+		}
 		if err != nil {
 			b.mu.Lock()
-			b.newFiles = true
+			b.newFiles = b.newFiles || newFiles
 			b.mu.Unlock()
 		}
 		first = firstErr(first, err)
 	}
-	return firstErr(first, b.saveCursors(true))
+	return first
 }
 
 // cold reports whether every reader has more than coldDistance to read before it
@@ -829,7 +841,7 @@ func (b *Backlog) CloseUnsynced() error {
 	for _, s := range files {
 		s.f.Close()
 	}
-	return b.saveCursors(false)
+	return b.writeCursors(false)
 }
 
 // wrapUp seals the log and makes every later call fail. The caller holds appending.

@@ -676,6 +676,10 @@ const (
 // saveCursors writes the cursor file if a cursor has moved and there is a
 // directory to hold it.
 func (b *Backlog) saveCursors(durably bool) error {
+	return b.writeCursors(durably || b.o.PowerSafe)
+}
+
+func (b *Backlog) writeCursors(durably bool) error {
 	b.saving.Lock()
 	defer b.saving.Unlock()
 	if err := b.saveAdopted(); err != nil {

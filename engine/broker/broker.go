@@ -98,6 +98,7 @@ func New(o Options, idMark uint64) *Broker {
 	if o.MemQueueSize == 0 {
 		o.Durability = max(o.Durability, DurabilityProcess)
 	}
+	o.Log.PowerSafe = o.Durability == DurabilityDisk
 	b := &Broker{opts: o, pool: block.NewPool(o.MemoryLimit), blocks: ring.NewPool[block.Ref](4096)}
 	b.ids.next.Store(idMark)
 	b.idMark = idMark + idMarkAhead

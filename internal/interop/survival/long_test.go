@@ -76,15 +76,16 @@ func (l lateness) at(q float64) time.Duration { return l[int(q*float64(len(l)-1)
 
 // TestLongDeferred kills a daemon with a million deferred messages and starts it
 // again: none comes early, none is lost, and hardly one is late by more than a few
-// milliseconds once the daemon is up. ZSQ_DEFERRED sets how many.
+// milliseconds once the daemon is up. ZSQ_DEFERRED sets how many, ZSQ_WITHIN in how
+// many seconds they are due.
 func TestLongDeferred(t *testing.T) {
 	count := number(t, "ZSQ_DEFERRED", 1_000_000)
-	const within = 90 * time.Second
+	within := time.Duration(number(t, "ZSQ_WITHIN", 90)) * time.Second
 	dir := dataPath(t)
 	d := run(t, dir, "--durability=process")
 	d.Create(t, "t", "c")
 	p := dial(t, d)
-	due := make([]int64, count) // wall clock, ns
+	delay := make([]time.Duration, count)
 	began := time.Now()
 	var acked sync.WaitGroup
 	acked.Go(func() {
@@ -107,7 +108,7 @@ func TestLongDeferred(t *testing.T) {
 	for i := range count {
 		at := began.Add(within/3 + time.Duration(rng.Int64N(int64(within-within/3))))
 		ms := max(1, time.Until(at).Milliseconds())
-		due[i] = time.Now().UnixNano() + ms*1e6
+		delay[i] = time.Duration(ms) * time.Millisecond
 		fmt.Fprintf(w, "DPUB t %d\n", ms)
 		var m [12]byte
 		binary.BigEndian.PutUint32(m[:], 8)
@@ -142,13 +143,14 @@ func TestLongDeferred(t *testing.T) {
 		}
 		if kind == message {
 			key := binary.BigEndian.Uint64(m[26:])
-			by := time.Duration(time.Now().UnixNano() - due[key])
+			due := int64(binary.BigEndian.Uint64(m)) + int64(delay[key]) // from when the daemon had it
+			by := time.Duration(time.Now().UnixNano() - due)
 			if by < 0 {
 				early++
 			}
 			if seen[key] {
 				again++
-			} else if up.UnixNano() < due[key] {
+			} else if up.UnixNano() < due {
 				late = append(late, by)
 			} else {
 				count--

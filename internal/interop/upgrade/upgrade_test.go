@@ -273,3 +273,66 @@ func TestExportedIsWhole(t *testing.T) {
 	l.all(t, d)
 	d.Stop(t)
 }
+
+// TestKilledAmongThem takes a data path of upstream's to zsq, kills that again and
+// again while it drains, and goes round twice through an export and upstream. What
+// was finished before a kill may come again, and nothing else.
+func TestKilledAmongThem(t *testing.T) {
+	for _, mode := range []string{"memory", "process"} {
+		t.Run(mode, func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			l := fill(t, dir)
+			done := map[string][]string{} // by channel of orders
+			some := func(d nsqd, channel string, n int) {
+				t.Helper()
+				done[channel] = append(done[channel], l.consume(t, d, "orders", channel, n, done[channel]...)...)
+			}
+			for trip := range 2 {
+				for range 3 {
+					d := run(t, zsq, dir, "--mem-queue-size=100", "--durability="+mode)
+					some(d, "a", 300)
+					some(d, "b", 500)
+					d.Kill()
+				}
+				out := filepath.Join(t.TempDir(), "exported")
+				text, err := exec.Command(zsq.Path(t), "--data-path="+dir, "--export-upstream="+out).CombinedOutput()
+				if err != nil {
+					t.Fatalf("trip %d: export: %v\n%s", trip, err, text)
+				}
+				up := run(t, upstream, out)
+				some(up, "b", 700)
+				up.Stop(t)
+				dir = out
+			}
+			d := run(t, zsq, dir)
+			unpause(t, d)
+			for channel := range done {
+				some(d, channel, len(l[[2]string{"orders", channel}]))
+				l.rest(t, d, "orders", channel, done[channel])
+			}
+			l.all(t, d)
+			d.Stop(t)
+		})
+	}
+}
+
+// rest takes what is left of a channel, which must be of those named.
+func (l ledger) rest(t *testing.T, d nsqd, topic, channel string, named []string) {
+	t.Helper()
+	messages, leave := subscribe(t, d, topic, channel, 100)
+	n := 0
+	for d.waiting(t, topic, channel) > 0 {
+		select {
+		case m := <-messages:
+			if body := string(m.Body); !slices.Contains(named, body) {
+				t.Errorf("%s/%s: %.40q is left, and is not owed", topic, channel, body)
+			}
+			n++
+			m.Finish()
+		case <-time.After(10 * time.Millisecond): // what was finished is not counted yet
+		}
+	}
+	leave()
+	t.Logf("%s/%s: %d messages came again", topic, channel, n)
+}
