@@ -10,8 +10,9 @@ import (
 // A bell wakes one goroutine that waits in a system call, as an event loop does.
 // A goroutine that waits for a sync.Cond is woken by way of the run queue of
 // whoever wakes it, which is an event loop that goes on with its round: another
-// thread has to look for it there, and sleeps a while before it takes it. On the
-// machine this was written on that is 60 us and three times the CPU.
+// thread has to look for it there, and sleeps a while before it takes it. With a
+// bell an answer comes some 20 us sooner in a strict ping-pong, at more CPU there
+// (the writer then runs beside the loop) and less under load.
 type bell struct {
 	fd   int
 	file *os.File // closes fd; nil: there was no descriptor left

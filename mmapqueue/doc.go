@@ -105,6 +105,7 @@
 // of them asks.
 //
 //	Submit(batch, done)   does not wait; an event loop may call it
+//	Later(batch)          the same for what nobody waits for: no wake-up of its own
 //	Segment() uint64      what to mark new messages with
 //	Release(segment)      nothing older is needed
 //	Replay()              what lives, before Start

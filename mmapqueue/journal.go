@@ -524,6 +524,10 @@ func (r *journalRun) add(b *JournalBatch) error {
 		j.gather = append(j.gather, b.buf...)
 	}
 	s.end += int64(len(b.buf))
+	if s.end > s.size/2 && !s.followed {
+		s.followed = true
+		j.prepare()
+	}
 	r.placed = append(r.placed, p)
 	r.all = append(r.all, p)
 	return nil
@@ -635,7 +639,7 @@ func (j *Journal) sync(r *journalRun) {
 	}
 	j.unsynced = j.unsynced[:0]
 	if j.newFiles {
-		if err := firstErr(j.o.FS.SyncDir(j.dir), j.o.FS.SyncDir(filepath.Dir(j.dir))); err != nil {
+		if err := j.syncDirs(); err != nil {
 			for _, s := range todo {
 				fail(s, err)
 			}
@@ -688,6 +692,8 @@ func (j *Journal) roll(need int64) error {
 	var err error
 	if s != nil {
 		s.f, err = j.o.FS.Open(s.path, true)
+		j.newFiles = j.newFiles || s.unnamed
+		s.unnamed = false
 	} else {
 		j.slot++
 		s = &journalSegment{path: journalPath(j.dir, j.slot), size: size}
@@ -719,6 +725,38 @@ func (j *Journal) roll(need int64) error {
 	j.segment.Store(s.number)
 	j.o.Rolled()
 	return nil
+}
+
+// prepare makes the file of the next segment, if none waits to be used again, so
+// that no commit has to wait for that.
+func (j *Journal) prepare() {
+	j.mu.Lock()
+	ready := j.stopping || slices.ContainsFunc(j.spares, func(s *journalSegment) bool { return j.reusable(s) })
+	j.mu.Unlock()
+	if ready {
+		return
+	}
+	j.slot++
+	s := &journalSegment{path: journalPath(j.dir, j.slot), size: j.o.SegmentBytes}
+	durable := j.durable
+	j.ended.Go(func() {
+		f, err := j.o.FS.Create(s.path, s.size)
+		if err != nil {
+			return // roll, which tries as well, has somebody to tell
+		}
+		if err = f.Close(); err == nil && durable {
+			err = j.syncDirs()
+		}
+		s.unnamed = !durable || err != nil
+		j.mu.Lock()
+		j.spares = slices.Insert(j.spares, 0, s)
+		j.mu.Unlock()
+	})
+}
+
+// syncDirs makes the names of the journal's files durable.
+func (j *Journal) syncDirs() error {
+	return firstErr(j.o.FS.SyncDir(j.dir), j.o.FS.SyncDir(filepath.Dir(j.dir)))
 }
 
 // Release says that no segment below number is needed: what they held is

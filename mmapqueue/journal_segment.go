@@ -52,6 +52,9 @@ type journalSegment struct {
 	end    int64 // the writer's: where the next record goes
 	synced int64 // the writer's: end at the last sync
 
+	followed bool // the writer's: the next segment's file is made, or being made
+	unnamed  bool // made, and its name not synced
+
 	mapping mmap.MMap // while the journal is replayed
 	damaged bool      // kept under another name when it is done with
 }
@@ -76,7 +79,7 @@ func (s *journalSegment) renew(number, tail, sequence uint64) error {
 	rand.Read(random[:])
 	s.number, s.tail, s.first = number, tail, sequence
 	s.salt = binary.LittleEndian.Uint64(random[:])
-	s.end, s.synced, s.damaged = journalStart, 0, false
+	s.end, s.synced, s.damaged, s.followed = journalStart, 0, false, false
 	block := make([]byte, journalStart)
 	h := block[:journalHeader]
 	binary.LittleEndian.PutUint64(h, journalMagic)
