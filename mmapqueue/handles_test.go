@@ -13,7 +13,8 @@ import (
 // scarce is a file system that has only so many descriptors.
 type scarce struct {
 	mmapqueue.FS
-	most, open int64
+	most int64
+	open atomic.Int64
 }
 
 type scarceFile struct {
@@ -23,13 +24,13 @@ type scarceFile struct {
 }
 
 func (s *scarce) take(open func() (mmapqueue.File, error)) (mmapqueue.File, error) {
-	if atomic.AddInt64(&s.open, 1) > s.most {
-		atomic.AddInt64(&s.open, -1)
+	if s.open.Add(1) > s.most {
+		s.open.Add(-1)
 		return nil, syscall.EMFILE
 	}
 	f, err := open()
 	if err != nil {
-		atomic.AddInt64(&s.open, -1)
+		s.open.Add(-1)
 		return nil, err
 	}
 	return &scarceFile{File: f, s: s}, nil
@@ -45,7 +46,7 @@ func (s *scarce) Open(path string, write bool) (mmapqueue.File, error) {
 
 func (f *scarceFile) Close() error {
 	if !f.closed.Swap(true) {
-		atomic.AddInt64(&f.s.open, -1)
+		f.s.open.Add(-1)
 	}
 	return f.File.Close()
 }
@@ -117,7 +118,7 @@ func manyLogs(t *testing.T, n, descriptors int) {
 		}
 		must(t, logs[i].Close())
 	}
-	if left := atomic.LoadInt64(&disk.open); left != 0 {
+	if left := disk.open.Load(); left != 0 {
 		t.Errorf("%d descriptors are open at the end", left)
 	}
 }
