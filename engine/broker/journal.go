@@ -611,7 +611,7 @@ func (b *Broker) trimJournal() {
 	}
 	b.trim.Lock()
 	defer b.trim.Unlock()
-	count, _ := j.Segments()
+	count, first := j.Segments()
 	if count > 1 {
 		current := j.Segment()
 		b.pool.SetMark(current)
@@ -624,7 +624,7 @@ func (b *Broker) trimJournal() {
 			oldest = min(oldest, since)
 		}
 		b.desk.mu.Unlock()
-		if b.retell() == nil && j.Flush() == nil {
+		if oldest > first && b.retell() == nil && j.Flush() == nil {
 			for _, t := range b.Topics() {
 				oldest = t.settleOwed(oldest)
 			}

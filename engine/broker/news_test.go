@@ -1,12 +1,14 @@
 package broker
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
 	"time"
 
+	"github.com/zsqio/zsq/internal/faultfs"
 	"github.com/zsqio/zsq/mmapqueue"
 )
 
@@ -164,6 +166,60 @@ func TestDurabilityStays(t *testing.T) {
 		w = newWorldClosed(t, 1, 1, 10, dir, w.b.ids.next.Load(), DurabilityMemory)
 		w.open(saved)
 		w.save()
+	}
+	if err := w.b.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// In memory mode a publish that makes a topic is refused while the birth cannot be
+// written, and one to a topic that is born needs no disk; when the disk works
+// again, so does the other, and the birth survives.
+func TestBirthFails(t *testing.T) {
+	disk := faultfs.New()
+	w := &world{t: t, now: int64(time.Hour), woken: make([]bool, 1), calls: make([][]func(), 1)}
+	dir := t.TempDir()
+	options := Options{
+		Shards: 1, MemQueueSize: 100, DataPath: dir, MaxMsgTimeout: int64(time.Hour),
+		Wall: func() int64 { return w.now + wallOffset }, Waker: w, Journal: mmapqueue.JournalOptions{FS: disk},
+	}
+	w.b = New(options, 1)
+	w.b.shards[0].Start(w.now, w.now+wallOffset, func(uint32) {})
+	w.open(nil)
+	p := w.producer(0)
+	publish := func(name string, wantErrs int) {
+		t.Helper()
+		topic, err := w.b.Topic(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.round(0, func(s *Shard) { p.publish(s, topic, 1, 0) })
+		w.settle("answer", func() bool { return !p.owed })
+		if w.errs != wantErrs {
+			t.Fatalf("%d publishes refused, want %d", w.errs, wantErrs)
+		}
+	}
+	publish("old", 0)
+	full := errors.New("disk full")
+	disk.Set(faultfs.Faults{Write: full, Create: full})
+	publish("new", 1)
+	publish("new", 2)
+	publish("old", 2)
+	if err := w.b.Settle(); !errors.Is(err, full) {
+		t.Errorf("what was told is written: %v", err)
+	}
+	disk.Set(faultfs.Faults{})
+	publish("new", 2)
+	if err := w.b.Settle(); err != nil {
+		t.Error(err)
+	}
+	copied := w.crashCopy(dir)
+	o := newWorldClosed(t, 1, 1, 5, copied, w.b.ids.next.Load(), DurabilityMemory)
+	o.open(nil)
+	for _, name := range []string{"old", "new"} {
+		if o.b.Find([]byte(name)) == nil {
+			t.Errorf("topic %s is gone", name)
+		}
 	}
 	if err := w.b.Close(); err != nil {
 		t.Fatal(err)
