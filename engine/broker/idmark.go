@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/zsqio/zsq/mmapqueue"
 )
@@ -20,16 +19,16 @@ const idMarkAhead = 1 << 42
 
 // TakeIDMark returns where this run's message ids start, and writes down where
 // the next run's do. Path is the mark's file. Without a mark that can be read, or
-// when the next cannot be written, ids start at the wall clock's nanoseconds: no
+// when the next cannot be written, ids start at wallNs, the wall clock: no
 // run has handed out as many. The mark is good whatever err says; after an error
 // the operator should hear of it, and ForgetIDMark has the broker try again.
-func TakeIDMark(path string) (mark uint64, err error) {
+func TakeIDMark(path string, wallNs int64) (mark uint64, err error) {
 	mark, err = readIDMark(path)
 	if mark == 0 {
-		mark = uint64(time.Now().UnixNano())
+		mark = uint64(wallNs)
 	}
 	if failed := writeIDMark(path, mark+idMarkAhead); failed != nil {
-		mark = max(mark, uint64(time.Now().UnixNano())) // the next run may read the old one
+		mark = max(mark, uint64(wallNs)) // the next run may read the old one
 		err = errors.Join(err, failed)
 	}
 	return mark, err
