@@ -157,7 +157,7 @@ func (e *Engine) openBroker() error {
 		return err
 	}
 	e.spendReserve()
-	mark, markErr := broker.TakeIDMark(e.idMarkPath(), time.Now().UnixNano())
+	mark, markErr := broker.TakeIDMark(e.idMarkPath(), e.system.wall().UnixNano())
 	if unwritable(markErr) {
 		return fmt.Errorf("data-path %s: %w", e.dataPath(), markErr)
 	}

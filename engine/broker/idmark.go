@@ -19,7 +19,7 @@ const idMarkAhead = 1 << 42
 
 // TakeIDMark returns where this run's message ids start, and writes down where
 // the next run's do. Path is the mark's file. Without a mark that can be read, or
-// when the next cannot be written, ids start at wallNs, the wall clock's time: no
+// when the next cannot be written, ids start at wallNs, the wall clock: no
 // run has handed out as many. The mark is good whatever err says; after an error
 // the operator should hear of it, and ForgetIDMark has the broker try again.
 func TakeIDMark(path string, wallNs int64) (mark uint64, err error) {

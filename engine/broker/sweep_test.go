@@ -117,7 +117,7 @@ func TestSweepCopiesOldMessagesInFlight(t *testing.T) {
 // The mark on disk stays ahead of the ids in use, for as long as a run lasts.
 func TestIDMarkRunsAhead(t *testing.T) {
 	path := t.TempDir() + "/zsq/ids"
-	mark, err := TakeIDMark(path, 1)
+	mark, err := TakeIDMark(path, wallOffset)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -121,9 +121,9 @@ func fillFile(t *testing.T, path string) {
 // disk is full: it says so, and the exit status does too.
 func TestStopThatCannotSave(t *testing.T) {
 	dir := smallDisk(t, "size=16m")
-	d := run(t, dir, "--mem-queue-size=20000")
+	d := run(t, dir, "--mem-queue-size=10000")
 	d.Create(t, "t", "c")
-	d.publish(t, "t", 0, 12_000, 1000)
+	d.publish(t, "t", 0, 8000, 1000) // more than the daemon has set aside for a stop
 	fillFile(t, filepath.Join(dir, "other"))
 	err := d.Signal(t, syscall.SIGTERM)
 	if err == nil || !strings.Contains(d.Log.String(), "not everything was saved") {
