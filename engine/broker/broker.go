@@ -137,8 +137,10 @@ func (b *Broker) Topic(name string) (*Topic, error) {
 	incarnation := b.ids.take(1)
 	t := b.newTopic(name, b.directory(name, incarnation))
 	t.incarnation = incarnation
+	t.mu.Lock() // whoever makes its channels, beside, comes behind its birth
 	t.waiting = b.opts.Created != nil && b.opts.Created(t)
 	b.tell(t, mmapqueue.News{Kind: mmapqueue.Birth, Value: incarnation}, &t.unborn, func() { b.topics.set(name, t) })
+	t.mu.Unlock()
 	b.count++
 	b.info("TOPIC(%s): created", name)
 	b.changed(name, t.ephemeral)
