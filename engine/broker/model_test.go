@@ -909,6 +909,7 @@ func runModel(t *testing.T, seed uint64, mem int, d Durability) {
 		}
 	}
 	if invariant.Enabled {
+		w.blocking("delete a topic", func() { _ = w.b.DeleteTopic("side") })
 		if n := w.b.pool.Live(); n != 0 {
 			w.fatal("mem %d: %d messages never released", mem, n)
 		}
