@@ -229,7 +229,9 @@ func (h *handler) Closed(nc *netloop.Conn, err error) {
 // Round ends a round: publishes are given out, messages delivered, answers sent.
 func (h *handler) Round(l *netloop.Loop, now int64) {
 	h.begin(l)
-	h.shard.EndRound()
+	if h.shard.EndRound() {
+		l.Again()
+	}
 	h.roundEnds(now)
 	for i := 0; i < len(h.owing); i++ {
 		c := h.owing[i]

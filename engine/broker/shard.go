@@ -119,8 +119,8 @@ func (s *Shard) EndRound() (again bool) {
 	s.journalRound()
 	s.flushPublishes()
 	s.flushBack()
-	again = s.deliverAll()
-	again = s.copyOld() || again
+	s.deliverAll()
+	again = s.copyOld()
 	s.gather() // what the second half of the round has added
 	s.submit(nil)
 	s.flushCounters()

@@ -254,9 +254,8 @@ const quantum = 32
 // quantumBytes bounds a batch by the length of the subscriber's last message.
 const quantumBytes = 64 << 10
 
-// deliverAll serves the round's channels. It reports whether a channel should
-// be served again at once, after other loops had their chance.
-func (s *Shard) deliverAll() bool {
+// deliverAll serves the round's channels.
+func (s *Shard) deliverAll() {
 	for i := 0; i < len(s.looks); i++ {
 		l := s.looks[i]
 		l.looking = false
@@ -266,7 +265,6 @@ func (s *Shard) deliverAll() bool {
 	}
 	clear(s.looks)
 	s.looks = s.looks[:0]
-	return false
 }
 
 // deliver gives a channel's messages to this shard's subscribers, in turns,

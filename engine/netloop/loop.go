@@ -147,6 +147,9 @@ func (l *Loop) Wake() {
 	}
 }
 
+// Again has the next round follow at once. The loop's handler calls it in its Round.
+func (l *Loop) Again() { l.again = true }
+
 // signal makes the loop see an event on wakeFd.
 func (l *Loop) signal() {
 	if l.pending.Load() || !l.pending.CompareAndSwap(false, true) {

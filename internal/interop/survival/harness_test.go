@@ -24,7 +24,10 @@ const patience = 30 * time.Second
 
 func TestMain(m *testing.M) { daemon.Main(m) }
 
-var zsq = daemon.Program{Package: "./cmd/nsqd", Env: "ZSQ_NSQD"}
+var (
+	zsq     = daemon.Program{Package: "./cmd/nsqd", Env: "ZSQ_NSQD"}
+	nsqTail = daemon.Program{Package: "./cmd/nsq_tail"}
+)
 
 func must(t testing.TB, err error) {
 	t.Helper()
