@@ -54,10 +54,8 @@ type Conn struct {
 	lastRead int // bytes of the last read
 	reads    uint32
 
-	out      []byte // pooled; out[outOff:] waits to be sent, bigs in between
+	out      []byte // pooled; out[outOff:] waits to be sent
 	outOff   int
-	bigs     []big
-	bigOff   int // bigs[bigOff:] wait
 	buffered int64
 
 	filter    *filtered // nil for a plain connection
