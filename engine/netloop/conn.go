@@ -35,7 +35,7 @@ const (
 // Loop and RemoteAddr.
 //
 // Invariant: 0 <= inOff <= len(in), 0 <= outOff <= len(out), and buffered is
-// what lies in out behind outOff plus what lies in bigs.
+// what lies in out behind outOff.
 type Conn struct {
 	// Ctx is the handler's to use.
 	Ctx any
