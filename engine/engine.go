@@ -66,7 +66,7 @@ type Engine struct {
 const shutdownFlush = time.Second
 
 // New opens the data path, brings back what an earlier run left and listens.
-// Nothing is served before Start. logOut gets the log.
+// Nothing is served before Start. logOut gets the log, through a LogBuffer.
 func New(o *Options, logOut io.Writer) (*Engine, error) {
 	return newOn(system{wall: time.Now}, o, logOut)
 }
@@ -377,6 +377,7 @@ func (e *Engine) Shutdown() error {
 	err := errors.Join(e.meta.write(), e.broker.Close())
 	e.release()
 	e.log.printf(LogInfo, "NSQ: bye")
+	e.log.out.Flush()
 	return err
 }
 

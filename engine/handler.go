@@ -290,6 +290,3 @@ func (h *handler) Woken(l *netloop.Loop) {
 	h.begin(l)
 	h.shard.Woken()
 }
-
-// Sent is never called: bodies are copied into the output.
-func (h *handler) Sent(*netloop.Loop, uint64) {}

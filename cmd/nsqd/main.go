@@ -9,6 +9,7 @@
 package main
 
 import (
+	"io"
 	"os"
 	"os/signal"
 	"runtime"
@@ -26,13 +27,16 @@ func run() int {
 	if o == nil {
 		return code
 	}
+	// Shared by the daemon and us, so that the log is in order.
+	log := engine.NewLogBuffer(os.Stderr, o.LogPrefix, o.LogFormat)
+	defer log.Flush()
 	// The loops must not keep the helpers and the HTTP API from running. The
 	// count of loops is taken first, for it follows the processors there are.
 	o.Loops = o.LoopCount()
 	runtime.GOMAXPROCS(max(runtime.GOMAXPROCS(0), o.Loops+2))
 	if o.ExportUpstream != "" {
-		if err := engine.ExportUpstream(o, os.Stdout, os.Stderr); err != nil {
-			fatalf(os.Stderr, o, "%s", err)
+		if err := engine.ExportUpstream(o, os.Stdout, log); err != nil {
+			fatalf(log, o, "%s", err)
 			return 1
 		}
 		return 0
@@ -44,15 +48,15 @@ func run() int {
 	if !signal.Ignored(syscall.SIGHUP) {
 		signal.Notify(signals, syscall.SIGHUP)
 	}
-	e, err := engine.New(o, os.Stderr)
+	e, err := engine.New(o, log)
 	if err != nil {
-		fatalf(os.Stderr, o, "failed to instantiate nsqd - %s", err)
+		fatalf(log, o, "failed to instantiate nsqd - %s", err)
 		return 1
 	}
 	e.Start()
-	code = serve(e, o, signals)
+	code = serve(e, o, log, signals)
 	if err := e.Shutdown(); err != nil {
-		fatalf(os.Stderr, o, "not everything was saved - %s", err)
+		fatalf(log, o, "not everything was saved - %s", err)
 		return 1
 	}
 	return code
@@ -60,7 +64,7 @@ func run() int {
 
 // serve waits for the end, and reloads certificates when it is told to. It
 // returns the exit code, as far as it is known by then.
-func serve(e *engine.Engine, o *engine.Options, signals <-chan os.Signal) int {
+func serve(e *engine.Engine, o *engine.Options, log io.Writer, signals <-chan os.Signal) int {
 	for {
 		select {
 		case s := <-signals:
@@ -69,7 +73,7 @@ func serve(e *engine.Engine, o *engine.Options, signals <-chan os.Signal) int {
 			}
 			_ = e.ReloadCertificates() // it has logged why not
 		case err := <-e.Failed():
-			fatalf(os.Stderr, o, "HTTP ended - %s", err)
+			fatalf(log, o, "HTTP ended - %s", err)
 			return 1
 		}
 	}

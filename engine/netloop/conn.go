@@ -35,7 +35,7 @@ const (
 // Loop and RemoteAddr.
 //
 // Invariant: 0 <= inOff <= len(in), 0 <= outOff <= len(out), and buffered is
-// what lies in out behind outOff plus what lies in bigs.
+// what lies in out behind outOff.
 type Conn struct {
 	// Ctx is the handler's to use.
 	Ctx any
@@ -54,10 +54,8 @@ type Conn struct {
 	lastRead int // bytes of the last read
 	reads    uint32
 
-	out      []byte // pooled; out[outOff:] waits to be sent, bigs in between
+	out      []byte // pooled; out[outOff:] waits to be sent
 	outOff   int
-	bigs     []big
-	bigOff   int // bigs[bigOff:] wait
 	buffered int64
 
 	filter    *filtered // nil for a plain connection

@@ -10,7 +10,7 @@
 //	accept.go   a goroutine per listener ──► adopt ──► a loop, round robin
 //	poll.go     which descriptors are ready
 //	loop.go     event ──► read.go: Traffic ──► end of round: Timer, Round, flush
-//	out.go      what a round wrote leaves in one write(2), or one writev(2)
+//	out.go      what a round wrote leaves in one write(2)
 //	timer.go    one timerfd per loop; a loop with nothing due does not wake
 //
 // # Rounds

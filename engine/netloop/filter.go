@@ -73,7 +73,6 @@ func (c *Conn) SetFilter(f Filter) {
 		// What is written is as good as encoded.
 		next.wire, next.wireOff = c.out, c.outOff
 		c.out, c.outOff = nil, 0
-		c.flattenBigs(next)
 	} else {
 		if err := c.encode(len(c.out) - c.outOff); err != nil {
 			c.Close(err)
@@ -83,27 +82,6 @@ func (c *Conn) SetFilter(f Filter) {
 	c.filter = next
 	c.mark()
 	c.readSoon()
-}
-
-// flattenBigs copies borrowed bodies in between the bytes they belong to.
-func (c *Conn) flattenBigs(f *filtered) {
-	if c.bigOff == len(c.bigs) {
-		return
-	}
-	flat := c.loop.pool.get(int(c.buffered))
-	off := f.wireOff
-	for i := c.bigOff; i < len(c.bigs); i++ {
-		g := &c.bigs[i]
-		flat = append(append(flat, f.wire[off:g.at]...), g.b...)
-		off = g.at
-		token := g.token
-		*g = big{}
-		c.loop.handler.Sent(c.loop, token)
-	}
-	flat = append(flat, f.wire[off:]...)
-	c.loop.pool.put(f.wire)
-	f.wire, f.wireOff = flat, 0
-	c.bigOff = len(c.bigs)
 }
 
 // readSoon has the connection read in the next round, whether or not the kernel

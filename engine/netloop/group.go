@@ -39,10 +39,6 @@ type Handler interface {
 
 	// Woken answers Loop.Wake; several calls of Wake may be answered by one.
 	Woken(l *Loop)
-
-	// Sent gives back the bytes of a WriteBig: sent, or dropped with their
-	// connection. It must not call methods of a Conn.
-	Sent(l *Loop, token uint64)
 }
 
 // An EOFHandler is a Handler that wants to decide what the peer's end of stream

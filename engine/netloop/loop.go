@@ -42,9 +42,7 @@ type Loop struct {
 	count int     // entries in table
 	rbuf  []byte  // headroom, then ReadBuffer bytes
 	pool  pool
-	wire  []byte  // ReadBuffer bytes for what filters decode; nil until one does
-	bigs  [][]big // free lists of segments, see out.go
-	iov   []unix.Iovec
+	wire  []byte // ReadBuffer bytes for what filters decode; nil until one does
 
 	now     int64
 	again   bool // something happened after Round: run another round

@@ -30,7 +30,6 @@ type script struct {
 	round   func(l *Loop, now int64)
 	timer   func(l *Loop, now int64) int64
 	woken   func(l *Loop)
-	sent    func(token uint64)
 }
 
 func (s *script) Open(c *Conn) {
@@ -74,12 +73,6 @@ func (s *script) Timer(l *Loop, now int64) int64 {
 func (s *script) Woken(l *Loop) {
 	if s.woken != nil {
 		s.woken(l)
-	}
-}
-
-func (s *script) Sent(_ *Loop, token uint64) {
-	if s.sent != nil {
-		s.sent(token)
 	}
 }
 
@@ -198,7 +191,7 @@ func TestEchoUnderRandomUse(t *testing.T) {
 
 // frames echoes messages of a 4-byte size and a body, whole, and returns how
 // many bytes were not enough although Expect had said so.
-func frames(early *atomic.Int64, big bool) func(c *Conn, b []byte) int {
+func frames(early *atomic.Int64) func(c *Conn, b []byte) int {
 	return func(c *Conn, b []byte) int {
 		if want, ok := c.Ctx.(int); ok && len(b) < want {
 			early.Add(1)
@@ -216,11 +209,7 @@ func frames(early *atomic.Int64, big bool) func(c *Conn, b []byte) int {
 				c.Ctx = n
 				return used
 			}
-			if big && n > 2048 {
-				c.WriteBig(bytes.Clone(rest[:n]), uint64(n))
-			} else {
-				c.Write(rest[:n])
-			}
+			c.Write(rest[:n])
 			used += n
 		}
 	}
@@ -228,31 +217,18 @@ func frames(early *atomic.Int64, big bool) func(c *Conn, b []byte) int {
 
 // Messages of all sizes are assembled whole, and Traffic is not called early.
 func TestExpectAssemblesMessages(t *testing.T) {
-	for _, big := range []bool{false, true} {
-		var early, sent, tokens atomic.Int64
-		g, addr := start(t, Options{}, &script{
-			traffic: frames(&early, big),
-			sent:    func(token uint64) { sent.Add(1); tokens.Add(int64(token)) },
-		})
-		rnd := rand.New(rand.NewSource(3))
-		var in []byte
-		var bigs, sum int64
-		for range 300 {
-			n := rnd.Intn(1 << rnd.Intn(19))
-			in = binary.BigEndian.AppendUint32(in, uint32(n))
-			in = append(in, randomBytes(int64(n), n)...)
-			if n+4 > 2048 {
-				bigs, sum = bigs+1, sum+int64(n)+4
-			}
-		}
-		echoes(t, dial(t, "tcp", addr), 9, in)
-		on(t, g.Loops()[0], func() {}) // the peer may have read before our write returned
-		if early.Load() != 0 {
-			t.Errorf("%d calls of Traffic came before the bytes that Expect named", early.Load())
-		}
-		if big && (sent.Load() != bigs || tokens.Load() != sum) {
-			t.Errorf("Sent: %d tokens, sum %d; want %d, sum %d", sent.Load(), tokens.Load(), bigs, sum)
-		}
+	var early atomic.Int64
+	_, addr := start(t, Options{}, &script{traffic: frames(&early)})
+	rnd := rand.New(rand.NewSource(3))
+	var in []byte
+	for range 300 {
+		n := rnd.Intn(1 << rnd.Intn(19))
+		in = binary.BigEndian.AppendUint32(in, uint32(n))
+		in = append(in, randomBytes(int64(n), n)...)
+	}
+	echoes(t, dial(t, "tcp", addr), 9, in)
+	if early.Load() != 0 {
+		t.Errorf("%d calls of Traffic came before the bytes that Expect named", early.Load())
 	}
 }
 
@@ -670,15 +646,15 @@ func TestShutdownFlushes(t *testing.T) {
 
 // A peer that does not read keeps Shutdown no longer than its context.
 func TestShutdownGivesUp(t *testing.T) {
-	sent := make(chan uint64, 1)
+	closed := make(chan error, 1)
 	wrote := make(chan struct{})
 	g, addr := start(t, Options{}, &script{
 		traffic: func(c *Conn, b []byte) int {
-			c.WriteBig(make([]byte, 64<<20), 42)
+			c.Write(make([]byte, 64<<20))
 			close(wrote)
 			return len(b)
 		},
-		sent: func(token uint64) { sent <- token },
+		closed: func(_ *Conn, err error) { closed <- err },
 	})
 	c := dial(t, "tcp", addr)
 	if _, err := c.Write([]byte("go")); err != nil {
@@ -690,9 +666,7 @@ func TestShutdownGivesUp(t *testing.T) {
 	if err := g.Shutdown(ctx); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("shutdown: %v", err)
 	}
-	if token := wait(t, sent); token != 42 {
-		t.Errorf("token %d came back", token)
-	}
+	wait(t, closed)
 	if err := g.Run(); err != nil {
 		t.Error(err)
 	}
@@ -750,8 +724,8 @@ func TestAllocations(t *testing.T) {
 		t.Errorf("Wake allocates %v times", n)
 	}
 	on(t, g.Loops()[0], func() {
-		if cap(conn.in) != 0 || cap(conn.out) != 0 || cap(conn.bigs) != 0 {
-			t.Errorf("an idle connection holds %d, %d, %d", cap(conn.in), cap(conn.out), cap(conn.bigs))
+		if cap(conn.in) != 0 || cap(conn.out) != 0 {
+			t.Errorf("an idle connection holds %d, %d", cap(conn.in), cap(conn.out))
 		}
 	})
 }
