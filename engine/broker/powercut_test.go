@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -209,8 +210,13 @@ func (c *cutWorld) after(dir string) map[string]map[uint64]bool {
 		c.fatal("%v", err)
 	}
 	w := &world{t: c.t, seed: c.seed, rng: c.rng, now: now, woken: make([]bool, 1), calls: make([][]func(), 1)}
+	var mu sync.Mutex
 	var log strings.Builder
-	logf := func(format string, args ...any) { fmt.Fprintf(&log, format+"\n", args...) }
+	logf := func(format string, args ...any) {
+		mu.Lock()
+		defer mu.Unlock()
+		fmt.Fprintf(&log, format+"\n", args...)
+	}
 	w.b = New(Options{
 		Shards: 1, MemQueueSize: 50, DataPath: dir, MaxMsgTimeout: int64(time.Hour),
 		Durability: DurabilityDisk, Wall: func() int64 { return w.now + wallOffset }, Waker: w,
@@ -222,7 +228,9 @@ func (c *cutWorld) after(dir string) map[string]map[uint64]bool {
 		w.fatal("%v", err)
 	}
 	w.b.EndRestore()
+	mu.Lock()
 	c.log = log.String()
+	mu.Unlock()
 	got := map[string]map[uint64]bool{"a": {}, "b": {}}
 	topic := w.b.Find([]byte("t"))
 	if topic == nil {
