@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"math"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -351,9 +352,18 @@ func (j *Journal) Flush() error {
 	return <-c
 }
 
+// yieldEvery is how often the writer goes through the scheduler, for its bell does not:
+// see package netloop, whose loops do the same.
+const yieldEvery = 4 * time.Millisecond
+
 func (j *Journal) run() {
 	var work []*JournalBatch
+	var yielded time.Time
 	for {
+		if now := time.Now(); now.Sub(yielded) > yieldEvery {
+			yielded = now
+			runtime.Gosched()
+		}
 		j.mu.Lock()
 		for _, b := range work {
 			j.recycle(b)
