@@ -395,7 +395,7 @@ func (j *Journal) commit(work []*JournalBatch) {
 		work = append([]*JournalBatch{&kept}, work...)
 	}
 	run := &j.last
-	run.j = j
+	run.j, run.err = j, nil
 	sync := false
 	for _, b := range work {
 		sync = sync || b.sync
@@ -480,7 +480,12 @@ type journalRun struct {
 	start  int64 // where the write begins
 	placed []placedBatch
 	all    []placedBatch // of this commit
+	err    error         // of it: what comes behind has failed too, or it would stand before what is tried again
 }
+
+// writeBytes is what is worth a write of its own, rather than to be copied to what
+// it could be written with.
+const writeBytes = 32 << 10
 
 type placedBatch struct {
 	b       *JournalBatch
@@ -495,11 +500,15 @@ func (r *journalRun) add(b *JournalBatch) error {
 		return nil
 	}
 	j := r.j
-	if j.open == nil || b.anew || j.open.end+r.need(b, false) > j.open.size {
+	roll := j.open == nil || b.anew || j.open.end+r.need(b, false) > j.open.size
+	if roll || len(j.gather)+len(j.direct)+len(b.buf) >= writeBytes {
 		r.write()
-		if err := j.roll(r.need(b, true)); err != nil {
-			return err
-		}
+	}
+	if roll && r.err == nil {
+		r.err = j.roll(r.need(b, true))
+	}
+	if r.err != nil {
+		return r.err
 	}
 	s := j.open
 	if len(r.placed) == 0 {
@@ -583,6 +592,7 @@ func (r *journalRun) write() {
 	n, err := s.f.WriteAt(bytes, r.start)
 	if err != nil {
 		err = fmt.Errorf("mmapqueue: write %d bytes to %s, %d written: %w", len(bytes), s.path, n, err)
+		r.err = err
 		for _, p := range r.placed {
 			j.failed(p.b, err)
 		}
@@ -741,7 +751,7 @@ func (j *Journal) prepare() {
 		return
 	}
 	j.slot++
-	s := &journalSegment{path: journalPath(j.dir, j.slot), size: j.o.SegmentBytes}
+	s := &journalSegment{path: journalPath(j.dir, j.slot), size: j.segmentBytes.Load()}
 	durable := j.durable
 	j.ended.Go(func() {
 		f, err := j.o.FS.Create(s.path, s.size)

@@ -104,7 +104,8 @@ func (r *Record) isFor(cursor uint32) bool {
 // checksum is the xxhash64 of the payload, mixed with the header, the record's
 // offset in the file and the segment's salt. The salt is random and never
 // leaves the file, so a body that contains bytes of a log, this one or another,
-// is not mistaken for a record, and neither is what a file held before.
+// is not mistaken for a record, and neither is what a file held before. (In a
+// journal the offset is [journalPlace] for all.)
 //
 // tag is 24 bits of the same mix over the header alone. It lets a reader trust
 // length before it has seen the payload: a damaged body costs one record and no
