@@ -55,7 +55,7 @@ func (o *JournalOptions) defaults() {
 // A Journal is one log for all topics of a daemon: the messages that are in
 // memory stand here, so that they survive the process.
 //
-//	Submit ──► pending ──► writer: one write for all that came since the last,
+//	Submit ──► pending ──► writer: writes all that came since the last,
 //	                       one sync if one of them asks ──► done(err)
 //
 // Records are in the order of the Submits. Segments are given back in that
@@ -244,8 +244,10 @@ func (j *Journal) Err() error {
 func (j *Journal) Batch() *JournalBatch {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	b := new(JournalBatch)
-	if n := len(j.free); n > 0 {
+	var b *JournalBatch
+	if n := len(j.free); n == 0 {
+		b = new(JournalBatch)
+	} else {
 		b = j.free[n-1]
 		j.free[n-1] = nil
 		j.free = j.free[:n-1]

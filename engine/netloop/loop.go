@@ -48,9 +48,9 @@ type Loop struct {
 	iov   []unix.Iovec
 
 	now     int64
-	again   bool // something happened after Round: run another round
+	again   bool  // something happened after Round: run another round
 	yielded int64 // when the loop last went through the scheduler
-	leaving bool // shutdown was asked for: end when the last connection did
+	leaving bool  // shutdown was asked for: end when the last connection did
 
 	dirty   []*Conn // have output to send, or a change of interest, or a close
 	dirty2  []*Conn // the spare of dirty
