@@ -362,10 +362,6 @@ func (j *Journal) run() {
 	var work []*JournalBatch
 	var yielded time.Time
 	for {
-		if now := time.Now(); now.Sub(yielded) > yieldEvery {
-			yielded = now
-			runtime.Gosched()
-		}
 		j.mu.Lock()
 		for _, b := range work {
 			j.recycle(b)
@@ -374,6 +370,10 @@ func (j *Journal) run() {
 		for len(j.pending) == 0 && !j.stopping {
 			j.asleep = true
 			j.mu.Unlock()
+			if now := time.Now(); now.Sub(yielded) > yieldEvery {
+				yielded = now
+				runtime.Gosched()
+			}
 			j.bell.wait()
 			j.mu.Lock()
 			j.asleep = false
