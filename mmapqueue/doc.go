@@ -57,9 +57,10 @@
 //     there, and torn ones are passed over.
 //   - Of a batch whose Append did not return, or returned an error that the disk
 //     did not let us clean up after, a start may find whole records.
-//   - Nothing is invented. Every record has an xxhash64, mixed with its offset
-//     and with a random salt of its segment, so that a body made of log bytes, a
-//     stale block or a file under another name never reads as a record.
+//   - Nothing is invented. Every record has an xxhash64, mixed with a random
+//     salt of its segment and, but for the journal, with its offset, so that a
+//     body made of log bytes, a stale block or a file under another name never
+//     reads as a record.
 //   - A damaged record costs that record: readers find the next one, count the
 //     place, and log file and offset. A file that was cut or removed, or whose disk
 //     fails, is a CorruptError of Read, never the end of the process; records

@@ -49,10 +49,10 @@ type journalDump struct {
 func (d *journalDump) run(data []byte, salt uint64) {
 	var r Record
 	for offset := int64(journalStart); offset < int64(len(data)); {
-		size, v := decode(data[offset:], &r, offset, salt)
+		size, v := decode(data[offset:], &r, journalPlace, salt)
 		switch v {
 		case nothing:
-			next := resync(data, offset, salt)
+			next := resyncJournal(data, offset, salt)
 			if next == int64(len(data)) {
 				return
 			}

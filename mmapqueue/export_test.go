@@ -68,3 +68,10 @@ func (b *Backlog) TimerRan() bool {
 	b.Trim()
 	return true
 }
+
+// Spares returns how many segments wait to be used.
+func (j *Journal) Spares() int {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return len(j.spares)
+}

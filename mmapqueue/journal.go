@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"math"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -54,7 +55,7 @@ func (o *JournalOptions) defaults() {
 // A Journal is one log for all topics of a daemon: the messages that are in
 // memory stand here, so that they survive the process.
 //
-//	Submit ──► pending ──► writer: one write for all that came since the last,
+//	Submit ──► pending ──► writer: writes all that came since the last,
 //	                       one sync if one of them asks ──► done(err)
 //
 // Records are in the order of the Submits. Segments are given back in that
@@ -84,12 +85,13 @@ type Journal struct {
 	segments  []*journalSegment // in use, ascending by number; the last one may be open
 	spares    []*journalSegment // released, ascending by number: to be used again
 	slot      uint64            // of the last file's name
+	batches   uint64            // begun so far, in earlier runs too
+	salt      uint64            // of the open segment; 0 before the first
 
 	// The writer's own, or Close's when it has ended.
 	open     *journalSegment   // takes records; nil until the next commit
 	unsynced []*journalSegment // written and not synced
 	next     uint64            // number of the next segment
-	sequence uint64            // of the next record
 	kept     JournalBatch      // what failed batches had that must not be lost
 	settled  bool              // what was written before durable is synced, or is about to be
 	durable  bool              // a batch has asked for a sync: from then on files wait for one
@@ -97,7 +99,6 @@ type Journal struct {
 	direct   []byte            // the only batch of that write, as it is
 	newFiles bool              // a file was created since the directory was synced
 	last     journalRun        // of the commit under way
-	ahead    byte              // nothing: see JournalBatch.seal
 	probing  atomic.Bool
 	ended    sync.WaitGroup
 }
@@ -107,7 +108,7 @@ type Journal struct {
 // left.
 func OpenJournal(dir string, o JournalOptions) (*Journal, error) {
 	o.defaults()
-	j := &Journal{dir: dir, o: o, next: 1, sequence: 1}
+	j := &Journal{dir: dir, o: o, next: 1}
 	j.segmentBytes.Store(o.SegmentBytes)
 	j.alarm = time.AfterFunc(laterAfter, j.onAlarm)
 	j.alarm.Stop()
@@ -152,7 +153,7 @@ func (j *Journal) load() error {
 	slices.SortFunc(j.segments, func(a, b *journalSegment) int { return cmp.Compare(a.number, b.number) })
 	if n := len(j.segments); n > 0 {
 		last := j.segments[n-1]
-		j.next, j.sequence = last.number+1, last.first
+		j.next, j.batches = last.number+1, last.first/batchRecords
 		needed := slices.IndexFunc(j.segments, func(s *journalSegment) bool { return s.number >= last.tail })
 		j.spares = append(j.spares, j.segments[:needed]...)
 		j.segments = slices.Clone(j.segments[needed:])
@@ -174,7 +175,7 @@ func (j *Journal) Start() {
 	if n := len(j.segments); n > 0 {
 		s := j.segments[n-1]
 		if f, err := j.o.FS.Open(s.path, true); err == nil && !s.damaged && s.end >= journalStart {
-			s.f, s.synced, j.open = f, 0, s
+			s.f, s.synced, j.open, j.salt = f, 0, s, s.salt
 			j.segment.Store(s.number)
 		} else if err == nil {
 			f.Close()
@@ -243,14 +244,17 @@ func (j *Journal) Err() error {
 func (j *Journal) Batch() *JournalBatch {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	n := len(j.free)
-	if n == 0 {
-		return new(JournalBatch)
+	var b *JournalBatch
+	if n := len(j.free); n == 0 {
+		b = new(JournalBatch)
+	} else {
+		b = j.free[n-1]
+		j.free[n-1] = nil
+		j.free = j.free[:n-1]
+		j.freeBytes -= cap(b.buf)
 	}
-	b := j.free[n-1]
-	j.free[n-1] = nil
-	j.free = j.free[:n-1]
-	j.freeBytes -= cap(b.buf)
+	j.batches++
+	b.sequence, b.salt = j.batches*batchRecords, j.salt
 	return b
 }
 
@@ -284,7 +288,7 @@ const (
 // for it alone. Its place among the others is as it would be with Submit.
 func (j *Journal) Later(b *JournalBatch) {
 	j.mu.Lock()
-	if n := len(j.pending); n > 0 && j.pending[n-1].later {
+	if n := len(j.pending); n > 0 && j.pending[n-1].later && j.pending[n-1].salt == b.salt {
 		last := j.pending[n-1]
 		last.take(b)
 		j.recycle(b)
@@ -350,8 +354,13 @@ func (j *Journal) Flush() error {
 	return <-c
 }
 
+// yieldEvery is how often the writer goes through the scheduler, for its bell does not:
+// see package netloop, whose loops do the same.
+const yieldEvery = 4 * time.Millisecond
+
 func (j *Journal) run() {
 	var work []*JournalBatch
+	var yielded time.Time
 	for {
 		j.mu.Lock()
 		for _, b := range work {
@@ -361,6 +370,10 @@ func (j *Journal) run() {
 		for len(j.pending) == 0 && !j.stopping {
 			j.asleep = true
 			j.mu.Unlock()
+			if now := time.Now(); now.Sub(yielded) > yieldEvery {
+				yielded = now
+				runtime.Gosched()
+			}
 			j.bell.wait()
 			j.mu.Lock()
 			j.asleep = false
@@ -384,7 +397,7 @@ func (j *Journal) commit(work []*JournalBatch) {
 		work = append([]*JournalBatch{&kept}, work...)
 	}
 	run := &j.last
-	run.j = j
+	run.j, run.err = j, nil
 	sync := false
 	for _, b := range work {
 		sync = sync || b.sync
@@ -392,7 +405,7 @@ func (j *Journal) commit(work []*JournalBatch) {
 	j.durable = j.durable || sync
 	for _, b := range work {
 		if err := run.add(b); err != nil {
-			j.failed(b, -1, 0, err)
+			j.failed(b, err)
 		}
 	}
 	run.write()
@@ -456,16 +469,11 @@ func (j *Journal) probe() {
 	})
 }
 
-// failed ends a batch that could not be written. offset is where it was sealed
-// for, or -1.
-func (j *Journal) failed(b *JournalBatch, offset int64, salt uint64, err error) {
+// failed ends a batch that could not be written.
+func (j *Journal) failed(b *JournalBatch, err error) {
 	b.err = err
 	j.failure.Store(&err)
-	if offset < 0 {
-		offset = 0
-		b.seal(0, offset, salt)
-	}
-	b.essentials(&j.kept, offset, salt)
+	b.essentials(&j.kept)
 }
 
 // A journalRun is what goes to one segment with one write.
@@ -474,12 +482,16 @@ type journalRun struct {
 	start  int64 // where the write begins
 	placed []placedBatch
 	all    []placedBatch // of this commit
+	err    error         // of it: what comes behind has failed too, or it would stand before what is tried again
 }
+
+// writeBytes is what is worth a write of its own, rather than to be copied to what
+// it could be written with.
+const writeBytes = 32 << 10
 
 type placedBatch struct {
 	b       *JournalBatch
 	segment *journalSegment
-	offset  int64
 }
 
 // add puts b behind what is gathered, with the groups that the segment does not
@@ -490,11 +502,15 @@ func (r *journalRun) add(b *JournalBatch) error {
 		return nil
 	}
 	j := r.j
-	if j.open == nil || b.anew || j.open.end+r.need(b, false) > j.open.size {
+	roll := j.open == nil || b.anew || j.open.end+r.need(b, false) > j.open.size
+	if roll || len(j.gather)+len(j.direct)+len(b.buf) >= writeBytes {
 		r.write()
-		if err := j.roll(r.need(b, true)); err != nil {
-			return err
-		}
+	}
+	if roll && r.err == nil {
+		r.err = j.roll(r.need(b, true))
+	}
+	if r.err != nil {
+		return r.err
 	}
 	s := j.open
 	if len(r.placed) == 0 {
@@ -511,9 +527,8 @@ func (r *journalRun) add(b *JournalBatch) error {
 			}
 		}
 	}
-	p := placedBatch{b: b, segment: s, offset: s.end}
-	j.ahead += b.seal(j.sequence, s.end, s.salt)
-	j.sequence += uint64(b.records())
+	p := placedBatch{b: b, segment: s}
+	b.reseal(s.salt)
 	switch {
 	case len(j.gather) == 0 && j.direct == nil:
 		j.direct = b.buf
@@ -559,9 +574,8 @@ func (r *journalRun) define(s *journalSegment, g *JournalGroup) {
 	for range 2 {
 		at := len(j.gather)
 		j.gather = slices.Grow(j.gather, int(recordSize(len(body))))[:at+int(recordSize(len(body)))]
-		encode(j.gather[at:], &Record{Kind: kindGroup, Cursor: g.number, Body: body}, j.sequence, s.end, s.salt)
+		encode(j.gather[at:], &Record{Kind: kindGroup, Cursor: g.number, Body: body}, s.first, journalPlace, s.salt)
 		s.end += recordSize(len(body))
-		j.sequence++
 	}
 }
 
@@ -580,9 +594,9 @@ func (r *journalRun) write() {
 	n, err := s.f.WriteAt(bytes, r.start)
 	if err != nil {
 		err = fmt.Errorf("mmapqueue: write %d bytes to %s, %d written: %w", len(bytes), s.path, n, err)
-		for i := range r.placed {
-			p := &r.placed[i]
-			j.failed(p.b, p.offset, s.salt, err)
+		r.err = err
+		for _, p := range r.placed {
+			j.failed(p.b, err)
 		}
 		j.leave()
 	}
@@ -620,7 +634,7 @@ func (j *Journal) sync(r *journalRun) {
 	fail := func(s *journalSegment, err error) {
 		for _, p := range r.all {
 			if p.b.err == nil && p.segment == s {
-				j.failed(p.b, p.offset, s.salt, err)
+				j.failed(p.b, err)
 			}
 		}
 	}
@@ -687,6 +701,7 @@ func (j *Journal) roll(need int64) error {
 	if len(j.segments) > 0 {
 		tail = j.segments[0].number
 	}
+	batches := j.batches
 	j.mu.Unlock()
 
 	var err error
@@ -707,7 +722,7 @@ func (j *Journal) roll(need int64) error {
 	if err != nil {
 		return fmt.Errorf("mmapqueue: begin journal segment: %w", err)
 	}
-	if err = s.renew(j.next, tail, j.sequence); err == nil && j.durable {
+	if err = s.renew(j.next, tail, batches*batchRecords); err == nil && j.durable {
 		// Before any record: a header that was lost would leave an old one in
 		// front of records that are partly overwritten.
 		err = s.f.Datasync()
@@ -719,6 +734,7 @@ func (j *Journal) roll(need int64) error {
 	}
 	j.mu.Lock()
 	j.segments = append(j.segments, s)
+	j.salt = s.salt
 	j.mu.Unlock()
 	j.open = s
 	j.next++
@@ -737,7 +753,7 @@ func (j *Journal) prepare() {
 		return
 	}
 	j.slot++
-	s := &journalSegment{path: journalPath(j.dir, j.slot), size: j.o.SegmentBytes}
+	s := &journalSegment{path: journalPath(j.dir, j.slot), size: j.segmentBytes.Load()}
 	durable := j.durable
 	j.ended.Go(func() {
 		f, err := j.o.FS.Create(s.path, s.size)

@@ -121,8 +121,8 @@ func parseGroup(b []byte) (g groupDefinition, ok bool) {
 // A JournalBatch gathers records for one Submit. It belongs to one goroutine
 // until then, and to the journal afterwards.
 type JournalBatch struct {
-	buf    []byte          // drafts
-	starts []uint32        // of the drafts in buf
+	buf    []byte          // records
+	starts []uint32        // of the records in buf
 	groups []*JournalGroup // that the records mention
 	forced []*JournalGroup // to be written in any case
 	anew   bool            // to begin a segment
@@ -132,6 +132,9 @@ type JournalBatch struct {
 	done   func(err error)
 	err    error
 	ids    []byte // scratch
+
+	sequence uint64 // of the first record
+	salt     uint64 // that the records are sealed with
 }
 
 // Sync asks for the batch to be on the disk before it is answered. Batches that
@@ -152,7 +155,7 @@ func (b *JournalBatch) add(r *Record) {
 	at := len(b.buf)
 	b.starts = append(b.starts, uint32(at))
 	b.buf = slices.Grow(b.buf, size)[:at+size]
-	draft(b.buf[at:], r)
+	encode(b.buf[at:], r, b.sequence+uint64(len(b.starts)-1), journalPlace, b.salt)
 }
 
 // Use says that messages for g follow.
@@ -313,33 +316,37 @@ func (b *JournalBatch) take(o *JournalBatch) {
 	b.sync = b.sync || o.sync
 }
 
-// records returns how many records there are in b.
-func (b *JournalBatch) records() int { return len(b.starts) }
+// batchRecords is how many sequences a batch has for its records. One that is larger
+// shares some with the next, which harms nobody: they tell records apart, for a reader
+// of a dump.
+const batchRecords = 1 << 20
 
-// sealAhead is how many records seal has on their way from another core's cache.
-const sealAhead = 8
+// journalPlace is the offset that every record of a journal is sealed for: its place is
+// not known yet when it is made, while its bytes are in the cache of the core that
+// makes it. The salt alone says that it is this segment's, of this use of the file.
+// That is enough: a segment is written once from front to back in each use, and
+// takes no more after a write that failed, so nothing that bears its salt stands
+// where it was not meant to be, and a body cannot bear it.
+const journalPlace = 0
 
-// seal completes the drafts for their place, the first of them with the given
-// sequence. The loop that drafted them ran on another core, so the first look at
-// each record waits for that; they are touched some time before they are needed,
-// several at once. What it returns means nothing.
-func (b *JournalBatch) seal(sequence uint64, offset int64, salt uint64) (touched byte) {
-	for i, at := range b.starts {
-		if i+sealAhead < len(b.starts) {
-			touched += b.buf[b.starts[i+sealAhead]]
-		}
-		seal(b.buf[at:], sequence+uint64(i), offset+int64(at), salt)
+// reseal makes the records those of the segment with this salt. Nearly always they are,
+// unless a segment was begun meanwhile.
+func (b *JournalBatch) reseal(salt uint64) {
+	if b.salt == salt {
+		return
 	}
-	return touched
+	for _, at := range b.starts {
+		reseal(b.buf[at:], b.salt, salt)
+	}
+	b.salt = salt
 }
 
-// essentials adds to kept the records of b, which stand sealed from offset on, that
-// must not be lost when they could not be written: all but messages, whose
+// essentials adds to kept the records of b that must not be lost when they could not be written: all but messages, whose
 // publishers are told.
-func (b *JournalBatch) essentials(kept *JournalBatch, offset int64, salt uint64) {
+func (b *JournalBatch) essentials(kept *JournalBatch) {
 	var r Record
 	for _, at := range b.starts {
-		if _, v := decode(b.buf[at:], &r, offset+int64(at), salt); v != whole {
+		if _, v := decode(b.buf[at:], &r, journalPlace, b.salt); v != whole {
 			panic(fmt.Sprintf("BUG: mmapqueue: a batch reads as %d at %d of %d", v, at, len(b.buf)))
 		}
 		if r.Kind != KindPublish {

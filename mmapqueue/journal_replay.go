@@ -42,7 +42,7 @@ func (j *Journal) replay(r *replay, logf func(format string, args ...any)) error
 		r.segment = s.number
 		damage, err := s.scan(j.o.FS, func(rec *Record) {
 			r.apply(rec)
-			j.sequence = rec.Sequence + 1
+			j.batches = max(j.batches, rec.Sequence/batchRecords)
 		})
 		if s.mapping == nil && err != nil {
 			return fmt.Errorf("mmapqueue: map %s: %w", s.path, err)

@@ -24,7 +24,7 @@ import (
 //	│ magic │ number │ salt │ tail │ sequence │ zeros │ checksum │
 //	└───────┴────────┴──────┴──────┴──────────┴───────┴──────────┘
 //
-// sequence is that of the first record. tail is the lowest number that was
+// sequence is not above that of any batch begun later. tail is the lowest number that was
 // needed when the segment was begun: what is older is waiting to be used again,
 // whatever it may still hold. The name of the file means nothing.
 //
@@ -45,7 +45,7 @@ type journalSegment struct {
 	number uint64 // changes with each use
 	salt   uint64
 	tail   uint64
-	first  uint64 // sequence of the first record
+	first  uint64 // sequence of its header
 	size   int64
 
 	f      File  // the writer's; nil when it is not written
@@ -154,12 +154,12 @@ func (s *journalSegment) scan(disk FS, f func(r *Record)) (damage []int64, err e
 	err = guard(m, func() {
 		var r Record
 		for offset, lost := s.end, int64(-1); offset < int64(len(m)); {
-			size, v := decode(m[offset:], &r, offset, s.salt)
+			size, v := decode(m[offset:], &r, journalPlace, s.salt)
 			if v != whole {
 				if lost < 0 {
 					lost = offset
 				}
-				offset = resync(m, offset, s.salt)
+				offset = resyncJournal(m, offset, s.salt)
 				continue
 			}
 			if lost >= 0 {

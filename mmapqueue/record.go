@@ -104,7 +104,8 @@ func (r *Record) isFor(cursor uint32) bool {
 // checksum is the xxhash64 of the payload, mixed with the header, the record's
 // offset in the file and the segment's salt. The salt is random and never
 // leaves the file, so a body that contains bytes of a log, this one or another,
-// is not mistaken for a record, and neither is what a file held before.
+// is not mistaken for a record, and neither is what a file held before. (In a
+// journal the offset is [journalPlace] for all.)
 //
 // tag is 24 bits of the same mix over the header alone. It lets a reader trust
 // length before it has seen the payload: a damaged body costs one record and no
@@ -204,6 +205,16 @@ func seal(b []byte, sequence uint64, offset int64, salt uint64) int {
 	return int(recordSize(int(uint32(word)) - recordFixed))
 }
 
+// reseal makes the sealed record at the front of b, whose place is [journalPlace], one
+// of another salt.
+func reseal(b []byte, from, to uint64) {
+	sequence := binary.LittleEndian.Uint64(b[offSequence:])
+	word, key := binary.LittleEndian.Uint64(b), mix(from+journalPlace)
+	sum := binary.LittleEndian.Uint64(b[offChecksum:]) ^ mix(mix(key^word)^sequence)
+	binary.LittleEndian.PutUint64(b[offChecksum:], sum)
+	seal(b, sequence, journalPlace, to)
+}
+
 // verdict is what decode found.
 type verdict uint8
 
@@ -258,9 +269,24 @@ func decode(b []byte, r *Record, offset int64, salt uint64) (size int64, v verdi
 // resync returns the first offset after from at which data holds a whole
 // record, or len(data) when there is none.
 func resync(data []byte, from int64, salt uint64) int64 {
+	return search(data, from, func(b []byte, offset int64, r *Record) verdict {
+		_, v := decode(b, r, offset, salt)
+		return v
+	})
+}
+
+// resyncJournal is resync for a journal's records.
+func resyncJournal(data []byte, from int64, salt uint64) int64 {
+	return search(data, from, func(b []byte, _ int64, r *Record) verdict {
+		_, v := decode(b, r, journalPlace, salt)
+		return v
+	})
+}
+
+func search(data []byte, from int64, look func(b []byte, offset int64, r *Record) verdict) int64 {
 	var r Record
 	for offset := from + recordAlign; offset+offBody <= int64(len(data)); offset += recordAlign {
-		if _, v := decode(data[offset:], &r, offset, salt); v == whole {
+		if look(data[offset:], offset, &r) == whole {
 			return offset
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -45,9 +46,9 @@ type Loop struct {
 	wire  []byte // ReadBuffer bytes for what filters decode; nil until one does
 
 	now     int64
-	again   bool // something happened after Round: run another round
-	yield   bool // see Yield
-	leaving bool // shutdown was asked for: end when the last connection did
+	again   bool  // something happened after Round: run another round
+	yielded int64 // when the loop last went through the scheduler
+	leaving bool  // shutdown was asked for: end when the last connection did
 
 	dirty   []*Conn // have output to send, or a change of interest, or a close
 	dirty2  []*Conn // the spare of dirty
@@ -180,26 +181,25 @@ func (l *Loop) run() error {
 	for !l.leaving || l.count > 0 {
 		ready, err := l.poller.look()
 		if err == nil && len(ready) == 0 && !l.again {
-			if l.yield {
-				l.yield = false
-				runtime.Gosched()
-			}
 			ready, err = l.poller.wait()
 		}
 		if err != nil {
 			return err
 		}
 		l.round(ready)
+		if l.now-l.yielded > yieldEvery {
+			l.yielded = l.now
+			runtime.Gosched()
+		}
 	}
 	return nil
 }
 
-// Yield says that another goroutine was given work which this loop will soon be
-// told about: it may run on the loop's own thread, should the loop have nothing
-// to do. Without it the loop goes to sleep at once, for most often nobody wants
-// its thread, and finding that out costs more than a small round. Who does want to
-// run needs another processor then: GOMAXPROCS is to be above the number of loops.
-func (l *Loop) Yield() { l.yield = true }
+// yieldEvery is how often a loop goes through the scheduler. It has no need to: but a
+// goroutine that has not done so for 10 ms has its processor taken away in the middle
+// of the next system call, however short, and after that the runtime's monitor looks
+// for more to take every 20 us for some milliseconds.
+const yieldEvery = int64(4 * time.Millisecond)
 
 // end refuses further work and gives back the loop's descriptors.
 func (l *Loop) end() {
