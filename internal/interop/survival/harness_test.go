@@ -24,10 +24,7 @@ const patience = 30 * time.Second
 
 func TestMain(m *testing.M) { daemon.Main(m) }
 
-var (
-	zsq     = daemon.Program{Package: "./cmd/nsqd", Env: "ZSQ_NSQD"}
-	nsqTail = daemon.Program{Package: "./cmd/nsq_tail"}
-)
+var zsq = daemon.Program{Package: "./cmd/nsqd", Env: "ZSQ_NSQD"}
 
 func must(t testing.TB, err error) {
 	t.Helper()

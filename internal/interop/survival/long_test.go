@@ -23,6 +23,8 @@ import (
 	"github.com/zsqio/zsq/internal/interop/daemon"
 )
 
+var nsqTail = daemon.Program{Package: "./cmd/nsq_tail"}
+
 // longPatience bounds the waits of the long tests.
 const longPatience = 5 * time.Minute
 
