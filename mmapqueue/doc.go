@@ -37,7 +37,7 @@
 // disk.
 //
 // The layouts are drawn where they are read and written: a record in record.go,
-// a segment's header and footer in segment.go, the cursor file in cursor.go and
+// a segment's header and footer in segment.go, the cursor file in cursor_file.go and
 // window.go. All are little-endian.
 //
 // # What a crash may do

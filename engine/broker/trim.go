@@ -1,0 +1,155 @@
+package broker
+
+import (
+	"errors"
+
+	"github.com/zsqio/zsq/internal/block"
+	"github.com/zsqio/zsq/mmapqueue"
+)
+
+// segment returns the journal's current segment, 0 without a journal.
+func (b *Broker) segment() uint64 {
+	if b.journal == nil {
+		return 0
+	}
+	return b.journal.Segment()
+}
+
+// kickTrim has the journal looked over, soon.
+func (b *Broker) kickTrim() {
+	b.pool.SetMark(b.journal.Segment())
+	if !b.closing.Load() && b.trimming.CompareAndSwap(false, true) {
+		b.helpers.Go(func() {
+			b.trimJournal()
+			b.trimming.Store(false)
+		})
+	}
+}
+
+// trimJournal gives up the journal's segments that nothing in memory needs, and
+// sets from where on they are kept when the others are too many. It waits for the
+// disk.
+//
+//  1. Whatever is in memory at this moment is in no segment older than its chunk.
+//  2. What was copied out of old chunks has been submitted before these were
+//     let go: it is written when the journal is flushed.
+//  3. Backlogs are synced that finished something which only the journal knows.
+//  4. What is told of topics stays until it is saved elsewhere, or is told again.
+//  5. Then what is older is not needed.
+func (b *Broker) trimJournal() {
+	j := b.journal
+	if j == nil {
+		return
+	}
+	b.trim.Lock()
+	defer b.trim.Unlock()
+	count, first := j.Segments()
+	if count > 1 {
+		current := j.Segment()
+		b.pool.SetMark(current)
+		oldest := b.pool.OldestMark()
+		if !b.marking.Load() {
+			oldest = current // no message in memory was ever the journal's
+		}
+		b.desk.mu.Lock()
+		if since := b.desk.since; since != 0 {
+			oldest = min(oldest, since)
+		}
+		b.desk.mu.Unlock()
+		if oldest > first && b.retell() == nil && j.Flush() == nil {
+			for _, t := range b.Topics() {
+				oldest = t.settleOwed(oldest)
+			}
+			j.Release(oldest)
+		}
+		count, _ = j.Segments()
+	}
+	keep := uint64(0)
+	budget := b.opts.JournalBudget
+	if budget == 0 {
+		budget = max(journalBudget, 2*b.pool.Used())
+	}
+	if most := budget / j.SegmentBytes(); int64(count) > most+1 {
+		keep = j.Segment() - uint64(most/2)
+	}
+	b.keepFrom.Store(keep)
+}
+
+// settleOwed returns the oldest segment that is needed for what the topic's
+// channels have finished in its backlog, at most limit. If that is below limit it
+// makes the backlog remember, first.
+func (t *Topic) settleOwed(limit uint64) uint64 {
+	owed := t.owed.Load()
+	if owed == 0 || owed >= limit {
+		return limit
+	}
+	t.owed.Store(0)
+	var err error
+	t.writer.inOrder(func(log *mmapqueue.Backlog) {
+		if log != nil {
+			err = log.Sync()
+		}
+	})
+	if err == nil || errors.Is(err, mmapqueue.ErrClosed) {
+		return limit
+	}
+	t.b.diskFailed(err)
+	t.owed.Store(owed)
+	return owed
+}
+
+// renew copies what a queue holds in old chunks into younger ones, when it cannot
+// go to the backlog because of what is there already, and writes what the journal
+// should have by the topic's mode and has not. It runs in the order of the
+// writer, and nobody else pushes: the queue is draining, and overflowing.
+func (t *Topic) renew(q *queue) {
+	b := t.b
+	keep := b.keepFrom.Load()
+	if keep == 0 && !t.securing || q.journal == nil {
+		return
+	}
+	b.onAll(func(*Shard) {})
+	b.foreign.grace()
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	all := make([]block.Ref, q.ring.Len())
+	all = all[:q.ring.TryPop(all)]
+	batch := b.journal.Batch()
+	var old block.Drops
+	b.foreign.copyOld(batch, q, all, keep, &old)
+	b.foreign.copyOld(batch, q, q.left, keep, &old)
+	b.journal.Submit(batch, nil)
+	old.Flush(b.pool) // not before: see trimJournal
+	if n := q.ring.TryPush(all); n < len(all) {
+		q.outstanding.Add(int64(len(all) - n))
+		q.left = append(all[n:len(all):len(all)], q.left...)
+	}
+}
+
+// copyOld replaces the messages in chunks older than keep by copies. The old ones
+// hold their segments of the journal until the caller, who has submitted the batch
+// by then, lets go of them.
+func (f *foreign) copyOld(batch *mmapqueue.JournalBatch, q *queue, refs []block.Ref, keep uint64, old *block.Drops) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for i, r := range refs {
+		if r.Aux&(auxJournal|auxSequence) == 0 && q.durable() {
+			f.b.put(batch, q, r, dueOf(f.b.pool, r))
+			refs[i].Aux |= auxJournal
+			continue
+		}
+		if r.Aux&auxJournal == 0 || f.b.pool.MarkOf(r.Chunk) >= keep {
+			continue
+		}
+		refs[i] = copyWhole(f.arena, f.b.pool, r)
+		f.b.put(batch, q, refs[i], dueOf(f.b.pool, r))
+		old.Add(r.Chunk)
+	}
+}
+
+// renew lets go of an open chunk that is old.
+func (f *foreign) renew(keep uint64) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.arena.Renew(keep)
+}

@@ -1,0 +1,147 @@
+package mmapqueue
+
+import (
+	"encoding/binary"
+	"fmt"
+	"path/filepath"
+
+	"github.com/cespare/xxhash/v2"
+)
+
+// The cursor file holds what every cursor is done with. It is replaced whole, by
+// rename, at each sync and whenever a cursor is created, renamed, emptied or
+// deleted:
+//
+//	0       8         12      16
+//	├───────┼─────────┼───────┼──────────┬──────────┐
+//	│ magic │ last id │ count │ cursors… │ checksum │
+//	└───────┴─────────┴───────┴──────────┴──────────┘
+//
+// and for each cursor:
+//
+//	0    4      8         16       24         32        36       40
+//	├────┼──────┼─────────┼────────┼──────────┼─────────┼────────┼──────┬──────────┬────────┐
+//	│ id │ name │ segment │ offset │ sequence │ tallies │ window │ name │ tallies… │ window │
+//	└────┴──────┴─────────┴────────┴──────────┴─────────┴────────┴──────┴──────────┴────────┘
+//
+// segment, offset and sequence are the base. The numbers called name and window
+// are lengths in bytes, tallies a count; a tally is a segment and how many of the
+// cursor's records in it are finished, 8 bytes each. window.go draws the window.
+// checksum is the xxhash64 of everything before it. A file that is older than
+// the records beside it makes cursors read some of them again, and never miss one.
+const (
+	cursorFile  = "cursors"
+	cursorMagic = 0x0132525543515a00 // "\0ZQCUR2\1" in the file
+	cursorFixed = 40
+	tallySize   = 16
+	nameMax     = 1024
+)
+
+// saveCursors writes the cursor file if a cursor has moved and there is a
+// directory to hold it.
+func (b *Backlog) saveCursors(durably bool) error {
+	return b.writeCursors(durably || b.o.PowerSafe)
+}
+
+func (b *Backlog) writeCursors(durably bool) error {
+	b.saving.Lock()
+	defer b.saving.Unlock()
+	if err := b.saveAdopted(); err != nil {
+		return err
+	}
+	b.mu.Lock()
+	if !b.onDisk || !b.moved {
+		b.mu.Unlock()
+		return nil
+	}
+	b.moved = !durably // a sync that follows still has to make it durable
+	buf := b.encodeCursors()
+	sum := binary.LittleEndian.Uint64(buf[len(buf)-8:])
+	same := sum == b.savedSum && !durably
+	b.mu.Unlock()
+	if same {
+		return nil // a log that was filled and closed at once says so once
+	}
+	if err := replaceFile(b.o.FS, filepath.Join(b.dir, cursorFile), buf, durably); err != nil {
+		b.mu.Lock()
+		b.moved = true
+		b.mu.Unlock()
+		return fmt.Errorf("mmapqueue: save cursors: %w", err)
+	}
+	b.savedSum = sum
+	return nil
+}
+
+func (b *Backlog) encodeCursors() []byte {
+	buf := make([]byte, 0, 1024)
+	buf = binary.LittleEndian.AppendUint64(buf, cursorMagic)
+	buf = binary.LittleEndian.AppendUint32(buf, b.lastID)
+	buf = binary.LittleEndian.AppendUint32(buf, uint32(len(b.cursors)))
+	for _, c := range b.cursors {
+		if c.idle() {
+			c.settle()
+		}
+		fixed := len(buf)
+		buf = binary.LittleEndian.AppendUint32(buf, c.id)
+		buf = binary.LittleEndian.AppendUint32(buf, uint32(len(c.name)))
+		buf = binary.LittleEndian.AppendUint64(buf, c.base.segment)
+		buf = binary.LittleEndian.AppendUint64(buf, uint64(c.base.offset))
+		buf = binary.LittleEndian.AppendUint64(buf, c.base.sequence)
+		buf = binary.LittleEndian.AppendUint32(buf, uint32(len(c.tallies)))
+		buf = binary.LittleEndian.AppendUint32(buf, 0)
+		buf = append(buf, c.name...)
+		for _, t := range c.tallies {
+			buf = binary.LittleEndian.AppendUint64(buf, t.segment)
+			buf = binary.LittleEndian.AppendUint64(buf, uint64(t.finished))
+		}
+		before := len(buf)
+		buf = c.window.encode(buf)
+		binary.LittleEndian.PutUint32(buf[fixed+36:], uint32(len(buf)-before))
+	}
+	return binary.LittleEndian.AppendUint64(buf, xxhash.Sum64(buf))
+}
+
+// decodeCursors fills the cursors from buf and reports whether buf is whole.
+func (b *Backlog) decodeCursors(buf []byte) bool {
+	if len(buf) < 16+8 || binary.LittleEndian.Uint64(buf) != cursorMagic {
+		return false
+	}
+	body := buf[:len(buf)-8]
+	if xxhash.Sum64(body) != binary.LittleEndian.Uint64(buf[len(body):]) {
+		return false
+	}
+	b.lastID = binary.LittleEndian.Uint32(body[8:])
+	count := binary.LittleEndian.Uint32(body[12:])
+	body = body[16:]
+	for range count {
+		if len(body) < cursorFixed {
+			return false
+		}
+		n := int64(binary.LittleEndian.Uint32(body[4:]))
+		tallies := int64(binary.LittleEndian.Uint32(body[32:]))
+		window := int64(binary.LittleEndian.Uint32(body[36:]))
+		if n > nameMax || int64(len(body)) < cursorFixed+n+tallies*tallySize+window {
+			return false
+		}
+		c := &Cursor{b: b, id: binary.LittleEndian.Uint32(body)}
+		c.base = position{
+			segment:  binary.LittleEndian.Uint64(body[8:]),
+			offset:   int64(binary.LittleEndian.Uint64(body[16:])),
+			sequence: binary.LittleEndian.Uint64(body[24:]),
+		}
+		c.at, c.mark = c.base, c.base
+		body = body[cursorFixed:]
+		c.name, body = string(body[:n]), body[n:]
+		for range tallies {
+			t := c.tally(binary.LittleEndian.Uint64(body))
+			t.finished = int64(binary.LittleEndian.Uint64(body[8:]))
+			body = body[tallySize:]
+		}
+		if !c.window.decode(body[:window]) || c.base.offset < 0 {
+			return false
+		}
+		body = body[window:]
+		b.cursors = append(b.cursors, c)
+	}
+	return len(body) == 0
+}
