@@ -58,6 +58,7 @@ type Broker struct {
 	count    int         // of topics; under mu
 	limited  atomic.Bool // the limits hold: the restore is over
 	closing  atomic.Bool
+	closed   chan struct{}  // closed when Close begins: no loop runs any more
 	leavings leavings       // of Close
 	helpers  sync.WaitGroup // refillers and pumps
 
@@ -103,6 +104,7 @@ func New(o Options, idMark uint64) *Broker {
 	b.ids.next.Store(idMark)
 	b.idMark = idMark + idMarkAhead
 	b.writeSlots = make(chan struct{}, writersMax)
+	b.closed = make(chan struct{})
 	b.topics.init()
 	for i := range o.Shards {
 		b.shards = append(b.shards, newShard(b, i))
@@ -206,7 +208,9 @@ func (b *Broker) endTopic(t *Topic) {
 		b.info("CHANNEL(%s): deleting", c.name)
 		c.delete()
 	}
-	b.onAll(func(*Shard) {})
+	if !b.onAll(func(*Shard) {}) {
+		return // the next start ends it: the journal has its death
+	}
 	b.foreign.grace()
 	t.writer.inOrder(func(log *mmapqueue.Backlog) {
 		v.hold.end(b)
@@ -262,17 +266,25 @@ func (b *Broker) deleteChannel(t *Topic, c *Channel) {
 	}
 }
 
-// onAll runs f on every loop and returns when all have.
-func (b *Broker) onAll(f func(s *Shard)) {
-	var wg sync.WaitGroup
+// onAll runs f on every loop and returns when all have: true. It returns false when
+// the broker is closed meanwhile, for a loop that has ended drops what it is asked;
+// the caller, unless Close waits for it, leaves everything as it is.
+func (b *Broker) onAll(f func(s *Shard)) bool {
+	done := make(chan struct{}, len(b.shards))
 	for _, s := range b.shards {
-		wg.Add(1)
 		b.opts.Waker.Do(s.index, func() {
 			f(s)
-			wg.Done()
+			done <- struct{}{}
 		})
 	}
-	wg.Wait()
+	for range b.shards {
+		select {
+		case <-done:
+		case <-b.closed:
+			return false
+		}
+	}
+	return true
 }
 
 // wakeAll makes every shard that has subscribers look at the channel.
