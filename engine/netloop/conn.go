@@ -239,7 +239,9 @@ func (c *Conn) linger() {
 	l := c.loop
 	c.lingerEnd = l.now + int64(l.group.opt.Linger)
 	l.lingers = append(l.lingers, c)
-	l.lingerDue = l.now + int64(lingerLook)
+	if l.lingerDue == 0 { // else those before it would wait for as long as others come
+		l.lingerDue = l.now + int64(lingerLook)
+	}
 }
 
 // lingerLook is how often lingering connections are looked at: the kernel does
