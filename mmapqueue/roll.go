@@ -158,8 +158,9 @@ func (b *Backlog) retire(s *segment) bool {
 		o.f = f
 	}
 	if err := b.o.FS.Rename(s.path, o.path); err != nil {
-		o.f.Close()
-		s.f = nil
+		if s.f == nil {
+			o.f.Close()
+		}
 		return false
 	}
 	renamed(o.f, o.path)
