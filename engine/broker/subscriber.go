@@ -139,9 +139,6 @@ func (sub *Subscriber) SetReady(n int64) {
 	sub.shard.touch(sub.local)
 }
 
-// SetTimeout sets the message time-out of later deliveries, in nanoseconds.
-func (sub *Subscriber) SetTimeout(ns int64) { sub.timeout = ns }
-
 // Resume says that the sink is no longer full.
 func (sub *Subscriber) Resume() { sub.shard.look(sub.local) }
 
