@@ -4,10 +4,13 @@ import (
 	"cmp"
 	"path/filepath"
 	"slices"
+	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 
 	"github.com/zsqio/zsq/internal/block"
+	"github.com/zsqio/zsq/internal/wire"
 	"github.com/zsqio/zsq/mmapqueue"
 	"github.com/zsqio/zsq/ring"
 )
@@ -119,8 +122,9 @@ func (b *Broker) Shard(i int) *Shard { return b.shards[i] }
 // Find returns the topic of that name, nil when there is none. It takes no lock.
 func (b *Broker) Find(name []byte) *Topic { return b.topics.find(name) }
 
-// Topic returns the topic of that name, which it creates if there is none. It
-// fails with ErrExiting while one of that name is being deleted.
+// Topic returns the topic of that name, which it creates if there is none. One that
+// is being deleted is returned too, until it is gone: what is asked of it fails with
+// ErrExiting.
 func (b *Broker) Topic(name string) (*Topic, error) {
 	if t := b.topics.find([]byte(name)); t != nil {
 		return t, nil
@@ -136,12 +140,10 @@ func (b *Broker) Topic(name string) (*Topic, error) {
 	if most := b.opts.MaxTopics; most > 0 && b.count >= most && b.limited.Load() {
 		return nil, ErrTooManyTopics
 	}
-	incarnation := b.ids.take(1)
-	t := b.newTopic(name, b.directory(name, incarnation))
-	t.incarnation = incarnation
+	t := b.newTopic(name, b.directory(name, b.ids.take(1)))
 	t.mu.Lock() // whoever makes its channels, beside, comes behind its birth
 	t.waiting = b.opts.Created != nil && b.opts.Created(t)
-	b.tell(t, mmapqueue.News{Kind: mmapqueue.Birth, Value: incarnation}, &t.unborn, func() { b.topics.set(name, t) })
+	b.tell(t, mmapqueue.News{Kind: mmapqueue.Birth, Value: t.incarnation}, &t.unborn, func() { b.topics.set(name, t) })
 	t.mu.Unlock()
 	b.count++
 	b.info("TOPIC(%s): created", name)
@@ -152,11 +154,21 @@ func (b *Broker) Topic(name string) (*Topic, error) {
 // directory names a topic's files per incarnation, so that a topic that is
 // created anew never meets what its ancestor left.
 func (b *Broker) directory(name string, incarnation uint64) string {
-	return filepath.Join(b.opts.DataPath, backlogsDir, name+"@"+formatID(incarnation))
+	return filepath.Join(b.opts.DataPath, backlogsDir, string(wire.AppendMessageID([]byte(name+"@"), incarnation)))
+}
+
+// incarnationOf returns the number in a directory's name, 0 if there is none.
+func incarnationOf(dir string) uint64 {
+	digits := dir[strings.LastIndexByte(dir, '@')+1:]
+	n, err := strconv.ParseUint(digits, 16, 64)
+	if err != nil {
+		return 0
+	}
+	return n
 }
 
 func (b *Broker) newTopic(name, dir string) *Topic {
-	t := &Topic{b: b, name: name, ephemeral: isEphemeral(name)}
+	t := &Topic{b: b, name: name, incarnation: incarnationOf(dir), ephemeral: isEphemeral(name)}
 	if b.journal != nil && !t.ephemeral {
 		d, own := b.inherited(name)
 		if !own {

@@ -19,7 +19,7 @@ import (
 type Topic struct {
 	b           *Broker
 	name        string
-	incarnation uint64 // it is no older than its directory
+	incarnation uint64 // its directory's
 	ephemeral   bool
 	view        atomic.Pointer[view]
 	exiting     atomic.Bool
