@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/zsqio/zsq/mmapqueue"
 )
 
 // dataFormat is how we write the files below zsq in a data path. A later zsq that
@@ -35,7 +37,7 @@ func checkFormat(dataPath string, log *logger) error {
 	}
 	err = os.MkdirAll(filepath.Dir(path), 0o700)
 	if err == nil {
-		err = replaceFile(path, []byte(strconv.Itoa(dataFormat)+"\n"))
+		err = mmapqueue.ReplaceFile(mmapqueue.OS, path, fmt.Appendln(nil, dataFormat))
 	}
 	if err != nil && !unwritable(err) { // of which the start says more
 		log.printf(LogError, "format of the data-path - %s", err)
