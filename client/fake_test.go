@@ -18,7 +18,7 @@ import (
 )
 
 // patience bounds every wait of a test; one that passes does not wait for it.
-const patience = 10 * time.Second
+const patience = time.Minute
 
 // A fake is a scripted server. Each connection runs the next script, and the last
 // script again and again.

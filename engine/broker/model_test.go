@@ -170,7 +170,7 @@ func (w *world) round(i int, f func(s *Shard)) {
 }
 
 // patience bounds every wait. Nothing comes near it unless something hangs.
-const patience = 30 * time.Second
+const patience = time.Minute
 
 // settle runs rounds until done.
 func (w *world) settle(what string, done func() bool) {

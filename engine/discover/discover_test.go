@@ -22,7 +22,7 @@ import (
 )
 
 // patience bounds every wait. Nothing comes near it unless something hangs.
-const patience = 9 * time.Second
+const patience = time.Minute
 
 // A lookupd is a fake nsqlookupd. Its answers can be replaced by lies.
 type lookupd struct {
