@@ -92,8 +92,28 @@ func newWorldWith(t *testing.T, seed uint64, shards, mem int, dir string, mark u
 	return w
 }
 
-// newWorldOn is newWorldWith with file systems for the journal and the backlogs, nil
-// for the system's.
+// unsynced is a file system that says of everything that it is on the disk. The
+// crashes of these tests are the process's, which a copy of its files plays: nothing
+// need wait for a disk that others use as well.
+type unsynced struct{ mmapqueue.FS }
+
+type unsyncedFile struct{ mmapqueue.File }
+
+func (u unsynced) Create(path string, size int64) (mmapqueue.File, error) {
+	f, err := u.FS.Create(path, size)
+	return unsyncedFile{f}, err
+}
+
+func (u unsynced) Open(path string, write bool) (mmapqueue.File, error) {
+	f, err := u.FS.Open(path, write)
+	return unsyncedFile{f}, err
+}
+
+func (unsynced) SyncDir(string) error { return nil }
+
+func (unsyncedFile) Datasync() error { return nil }
+
+// newWorldOn is newWorldWith with file systems for the journal and the backlogs.
 func newWorldOn(t *testing.T, seed uint64, shards, mem int, dir string, mark uint64, d Durability, journal, backlogs mmapqueue.FS) *world {
 	w := newWorldClosedOn(t, seed, shards, mem, dir, mark, d, journal, backlogs)
 	w.open(nil)
@@ -116,7 +136,8 @@ func (w *world) open(saved map[string]savedTopic) {
 
 // newWorldClosed is newWorldWith with a broker that is not opened yet.
 func newWorldClosed(t *testing.T, seed uint64, shards, mem int, dir string, mark uint64, d Durability) *world {
-	return newWorldClosedOn(t, seed, shards, mem, dir, mark, d, nil, nil)
+	disk := unsynced{mmapqueue.OS}
+	return newWorldClosedOn(t, seed, shards, mem, dir, mark, d, disk, disk)
 }
 
 func newWorldClosedOn(t *testing.T, seed uint64, shards, mem int, dir string, mark uint64, d Durability, journal, backlogs mmapqueue.FS) *world {
