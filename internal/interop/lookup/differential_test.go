@@ -37,7 +37,7 @@ func startPair(t *testing.T, flags ...string) *pair {
 			if err != nil {
 				t.Fatal(err)
 			}
-			p.know(i, port, name)
+			p.know(i, ":"+port, ":"+name) // a bare number may stand in any time
 		}
 	}
 	return p
