@@ -468,7 +468,7 @@ func TestStopRace(t *testing.T) {
 // TestConsumerBadServer meets servers that do everything wrong: it says so, comes
 // back, but not too often, and works when the server has come to its senses.
 func TestConsumerBadServer(t *testing.T) {
-	f := func(name, logged string, bad func(*fakeConn)) {
+	f := func(name, logged string, cfg *nsq.Config, bad func(*fakeConn)) {
 		t.Run(name, func(t *testing.T) {
 			f := newFake(t, func(c *fakeConn) { c.subscribed(); bad(c) }, func(c *fakeConn) {
 				c.subscribed()
@@ -476,7 +476,7 @@ func TestConsumerBadServer(t *testing.T) {
 				c.cls()
 			})
 			got := make(chan bool, 1)
-			r, book := newConsumer(t, quickConfig(), 1, func(*nsq.Message) error { got <- true; return nil })
+			r, book := newConsumer(t, cfg, 1, func(*nsq.Message) error { got <- true; return nil })
 			must(t, r.ConnectToNSQD(f.addr()))
 			receive(t, got, "a message")
 			if !book.has(logged) || !book.has("re-connecting in") {
@@ -484,20 +484,20 @@ func TestConsumerBadServer(t *testing.T) {
 			}
 		})
 	}
-	f("closes", "IO error - ", func(*fakeConn) {})
-	f("never speaks again", "IO error", (*fakeConn).drain)
-	f("refuses SUB", "protocol error - E_BAD_TOPIC", func(c *fakeConn) { c.send(nsq.FrameTypeError, "E_BAD_TOPIC") })
-	f("sends garbage", "IO error - ", func(c *fakeConn) { c.raw("\xde\xad\xbe\xef garbage, and more"); c.drain() })
-	f("sends HTTP", "unexpected HTTP response", func(c *fakeConn) { c.raw("HTTP/1.1 400\r\n"); c.drain() })
-	f("closes in mid-frame", "IO error", func(c *fakeConn) { c.raw(message(9, 1, "whole?")[:30]) })
-	f("sends half a large frame", "IO error", func(c *fakeConn) {
+	f("closes", "IO error - ", calm(), func(*fakeConn) {})
+	f("never speaks again", "IO error", quickConfig(), (*fakeConn).drain)
+	f("refuses SUB", "protocol error - E_BAD_TOPIC", calm(), func(c *fakeConn) { c.send(nsq.FrameTypeError, "E_BAD_TOPIC") })
+	f("sends garbage", "IO error - ", calm(), func(c *fakeConn) { c.raw("\xde\xad\xbe\xef garbage, and more"); c.drain() })
+	f("sends HTTP", "unexpected HTTP response", calm(), func(c *fakeConn) { c.raw("HTTP/1.1 400\r\n"); c.drain() })
+	f("closes in mid-frame", "IO error", calm(), func(c *fakeConn) { c.raw(message(9, 1, "whole?")[:30]) })
+	f("sends half a large frame", "IO error", calm(), func(c *fakeConn) {
 		c.raw(message(9, 1, strings.Repeat("x", 1<<20))[:1<<18])
 	})
-	f("sends a message that is none", "not enough data", func(c *fakeConn) {
+	f("sends a message that is none", "not enough data", calm(), func(c *fakeConn) {
 		c.send(nsq.FrameTypeMessage, "short")
 		c.drain()
 	})
-	f("sends an unknown frame", "unknown frame type 7", func(c *fakeConn) { c.send(7, "?"); c.drain() })
+	f("sends an unknown frame", "unknown frame type 7", quickConfig(), func(c *fakeConn) { c.send(7, "?"); c.drain() })
 }
 
 // TestMaxMsgSize closes a connection whose frame is larger than allowed.

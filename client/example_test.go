@@ -77,7 +77,7 @@ func ExampleProducer_PublishContext() {
 	}
 	producer.SetLogger(nil, nsq.LogLevelError)
 	defer producer.Stop()
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	fmt.Println(producer.PublishContext(ctx, "patient", []byte("x")))
 	// Output: <nil>

@@ -18,7 +18,7 @@ import (
 )
 
 // patience bounds every wait of a test; one that passes does not wait for it.
-const patience = 10 * time.Second
+const patience = time.Minute
 
 // A fake is a scripted server. Each connection runs the next script, and the last
 // script again and again.
@@ -276,19 +276,21 @@ func (b *logBook) show(t *testing.T) {
 	})
 }
 
-// quickConfig has short waits.
+// quickConfig has short waits, for servers that say nothing. They are long enough
+// for a busy machine to come as far as that.
 func quickConfig() *nsq.Config {
-	cfg := nsq.NewConfig()
-	cfg.ReadTimeout = 300 * time.Millisecond
-	cfg.HeartbeatInterval = 100 * time.Millisecond
-	cfg.WriteTimeout = 300 * time.Millisecond
-	cfg.DialTimeout = time.Second
+	cfg := calm()
+	cfg.ReadTimeout = time.Second
+	cfg.HeartbeatInterval = 500 * time.Millisecond
+	cfg.WriteTimeout = time.Second
 	return cfg
 }
 
 // calm is a configuration without timeouts that a slow machine could reach.
 func calm() *nsq.Config {
-	return nsq.NewConfig()
+	cfg := nsq.NewConfig()
+	cfg.DialTimeout = patience
+	return cfg
 }
 
 func newProducer(t *testing.T, addr string, cfg *nsq.Config) (*nsq.Producer, *logBook) {

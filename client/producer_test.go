@@ -147,7 +147,11 @@ func TestProducerBadServer(t *testing.T) {
 	f := func(name, want, logged string, bad func(*fakeConn)) {
 		t.Run(name, func(t *testing.T) {
 			f := newFake(t, bad, healthy)
-			p, book := newProducer(t, f.addr(), quickConfig())
+			cfg := calm()
+			if strings.HasPrefix(name, "never ") {
+				cfg = quickConfig()
+			}
+			p, book := newProducer(t, f.addr(), cfg)
 			logs = book
 			wantText(t, p.Publish("t", []byte("x")), want)
 			if logged != "" && !logs.has(logged) {

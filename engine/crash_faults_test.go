@@ -15,19 +15,24 @@ import (
 const (
 	faultLose   = "lose"   // one publish in a hundred is garbled as it is written
 	faultForget = "forget" // so is what says that messages are finished
-	faultHurry  = "hurry"  // the wall clock runs twice as fast as the monotonic one
+	faultHurry  = "hurry"  // the wall clock runs ten thousand times as fast as the monotonic one
 )
 
-// plantedFault returns the disk and the clock of a daemon with that fault.
-func plantedFault(fault string) (mmapqueue.FS, func() time.Time) {
+// hurryDelay is how long messages are deferred at most where the clock hurries, in
+// ms. It is far more than a daemon takes to start, or all would be due by then, and
+// over in an instant by that clock.
+const hurryDelay = 100_000
+
+// plantedFault returns the disk and the clock of a daemon with that fault, of a
+// harness that began then.
+func plantedFault(fault string, began time.Time) (mmapqueue.FS, func() time.Time) {
 	switch fault {
 	case faultLose:
 		return garbler{mmapqueue.OS, []byte{recordPublish}, 100}, time.Now
 	case faultForget:
 		return garbler{mmapqueue.OS, []byte{recordFinish, recordFinished}, 1}, time.Now
 	case faultHurry:
-		epoch := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
-		return nil, func() time.Time { now := time.Now(); return now.Add(now.Sub(epoch)) }
+		return nil, func() time.Time { now := time.Now(); return now.Add(10_000 * now.Sub(began)) }
 	}
 	return nil, time.Now
 }

@@ -32,7 +32,11 @@ const (
 	crashMode  = "ZSQ_CRASH_MODE"
 	crashMem   = "ZSQ_CRASH_MEM"
 	crashFault = "ZSQ_CRASH_FAULT"
+	crashBegan = "ZSQ_CRASH_BEGAN" // when the harness was started, wall ns
 )
+
+// harnessBegan is the same for all daemons of a harness.
+var harnessBegan = time.Now()
 
 func TestMain(m *testing.M) {
 	if dir := os.Getenv(crashChild); dir != "" {
@@ -58,7 +62,11 @@ func runChild(dir string) error {
 	if o.MemQueueSize, err = strconv.ParseInt(os.Getenv(crashMem), 10, 64); err != nil {
 		return err
 	}
-	disk, wall := plantedFault(os.Getenv(crashFault))
+	began, err := strconv.ParseInt(os.Getenv(crashBegan), 10, 64)
+	if err != nil {
+		return err
+	}
+	disk, wall := plantedFault(os.Getenv(crashFault), time.Unix(0, began))
 	e, err := engine.NewOn(disk, wall, o, os.Stderr)
 	if err != nil {
 		return err
@@ -76,6 +84,9 @@ type crashLedger struct {
 	channels map[string]*crashChannel    // by topic/channel
 	nextKey  uint64
 	bad      []string
+	said     int       // messages acknowledged
+	over     int       // messages of a channel whose FIN was answered for
+	seen     crashLoad // both, when wait was called last
 }
 
 type crashChannel struct {
@@ -101,6 +112,7 @@ type crashRun struct {
 	l     *crashLedger
 	addr  string
 	final bool
+	delay int // of deferred messages, at most, ms
 	wg    sync.WaitGroup
 	mu    sync.Mutex
 	conns []net.Conn
@@ -191,7 +203,7 @@ func (r *crashRun) produce(topic string, seed uint64) {
 				}
 				out = withSize(append(out, "MPUB "+topic+"\n"...), batch)
 			case rng.IntN(5) == 0:
-				ms := 1 + rng.IntN(1000)
+				ms := 1 + rng.IntN(r.delay)
 				u.due = time.Now().UnixNano() + int64(ms)*1e6
 				out = withSize(fmt.Appendf(out, "DPUB %s %d\n", topic, ms), bodies[0])
 			default:
@@ -220,6 +232,7 @@ func (r *crashRun) produce(topic string, seed uint64) {
 			for _, key := range owed[0].keys {
 				r.l.acked[topic][key] = owed[0].due
 			}
+			r.l.said += len(owed[0].keys)
 			r.l.mu.Unlock()
 			owed = owed[1:]
 		}
@@ -260,6 +273,7 @@ func (r *crashRun) consume(topic, channel string, seed uint64) {
 			for _, key := range owed[0].fins {
 				ch.certain[key] = true
 			}
+			r.l.over += len(owed[0].fins)
 			for key, due := range owed[0].reqs {
 				if !ch.finSent[key] {
 					ch.again[key] = max(due, ch.again[key])
@@ -324,7 +338,8 @@ func (r *crashRun) consume(topic, channel string, seed uint64) {
 func startChild(t *testing.T, dir, mode string, mem int, fault string) (*exec.Cmd, string, *bytes.Buffer) {
 	t.Helper()
 	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), crashChild+"="+dir, crashMode+"="+mode, fmt.Sprintf("%s=%d", crashMem, mem), crashFault+"="+fault)
+	cmd.Env = append(os.Environ(), crashChild+"="+dir, crashMode+"="+mode, fmt.Sprintf("%s=%d", crashMem, mem), crashFault+"="+fault,
+		fmt.Sprintf("%s=%d", crashBegan, harnessBegan.UnixNano()))
 	log := new(bytes.Buffer)
 	cmd.Stderr = log
 	stdin, err := cmd.StdinPipe()
@@ -345,10 +360,21 @@ func startChild(t *testing.T, dir, mode string, mem int, fault string) (*exec.Cm
 
 var crashTopics = map[string][]string{"one": {"a", "b"}, "two": {"c"}}
 
+// crashLoad is what a round has at the least, however slow the machine: so many
+// messages acknowledged, and so many whose FIN was answered for.
+type crashLoad struct{ said, over int }
+
 // crash runs rounds of load and kill with a daemon that has a fault, or none, and
 // returns what was wrong, up to the first round in which something was.
 func crash(t *testing.T, mode string, mem, rounds int, seed uint64, fault string) (bad []string) {
 	t.Helper()
+	delay, least := 1000, crashLoad{said: 20}
+	if fault != "" { // load enough for the fault to show
+		least = crashLoad{said: 2000, over: 50}
+	}
+	if fault == faultHurry {
+		delay = hurryDelay
+	}
 	rng := rand.New(rand.NewPCG(seed, 3))
 	dir := t.TempDir()
 	l := &crashLedger{acked: map[string]map[uint64]int64{}, channels: map[string]*crashChannel{}}
@@ -360,7 +386,7 @@ func crash(t *testing.T, mode string, mem, rounds int, seed uint64, fault string
 	}
 	for round := 0; round <= rounds; round++ {
 		cmd, addr, log := startChild(t, dir, mode, mem, fault)
-		r := &crashRun{l: l, addr: addr, final: round == rounds}
+		r := &crashRun{l: l, addr: addr, final: round == rounds, delay: delay}
 		if round == 0 { // channels first: what is published before them is for one only
 			for topic, channels := range crashTopics {
 				for _, c := range channels {
@@ -383,8 +409,9 @@ func crash(t *testing.T, mode string, mem, rounds int, seed uint64, fault string
 				}
 			}
 			for _, c := range channels {
-				for range 1 + rng.IntN(2) {
-					if r.final || rng.IntN(8) > 0 {
+				for i := range 1 + rng.IntN(2) {
+					// A fault may show on one channel only.
+					if r.final || rng.IntN(8) > 0 || fault != "" && i == 0 {
 						r.wg.Add(1)
 						go r.consume(topic, c, rng.Uint64())
 					}
@@ -392,13 +419,14 @@ func crash(t *testing.T, mode string, mem, rounds int, seed uint64, fault string
 			}
 		}
 		if r.final {
-			patience := 60
+			patience := 600
 			if fault != "" {
 				patience = 10 // something will be missing
 			}
 			l.drain(patience)
 		} else {
-			time.Sleep(time.Duration(20+rng.IntN(130)) * time.Millisecond) // how long the load lasts; no assertion hangs on it
+			time.Sleep(time.Duration(20+rng.IntN(130)) * time.Millisecond) // how long the load lasts
+			l.wait(t, least)
 		}
 		if err := cmd.Process.Kill(); err != nil {
 			t.Fatal(err)
@@ -410,15 +438,28 @@ func crash(t *testing.T, mode string, mem, rounds int, seed uint64, fault string
 			return l.bad
 		}
 	}
-	total := 0
-	for _, acked := range l.acked {
-		total += len(acked)
-	}
-	t.Logf("%d rounds, %d messages acknowledged", rounds, total)
-	if total < 10*rounds {
-		t.Errorf("only %d messages in %d rounds", total, rounds)
-	}
+	t.Logf("%d rounds, %d messages acknowledged, %d ends answered for", rounds, l.said, l.over)
 	return nil
+}
+
+// wait returns when least is reached, and counts anew.
+func (l *crashLedger) wait(t *testing.T, least crashLoad) {
+	t.Helper()
+	for end := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
+		l.mu.Lock()
+		said, over, bad := l.said-l.seen.said, l.over-l.seen.over, len(l.bad)
+		enough := said >= least.said && over >= least.over || bad > 0
+		if enough {
+			l.seen = crashLoad{l.said, l.over}
+		}
+		l.mu.Unlock()
+		if enough {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("only %d messages are acknowledged and %d ends answered for", said, over)
+		}
+	}
 }
 
 // missing returns how many acknowledged messages have not come to an end on

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/zsqio/zsq/engine"
 	"github.com/zsqio/zsq/internal/wire"
 )
 
@@ -39,13 +40,8 @@ func TestReaped(t *testing.T) {
 	}
 	idle := greet(t, e, identify(`{"heartbeat_interval":-1}`))
 	idle.want("OK")
-	slow := greet(t, e, identify(`{"heartbeat_interval":-1}`), "PUB slow\n"+size(12))
-	slow.want("OK")
-	for range 12 { // never still for long
-		time.Sleep(o.ReapTimeout / 8)
-		slow.send("x")
+	for keepsOn(t, e, o.ReapTimeout) > o.ReapTimeout/2 { // the machine stood still: it shows nothing
 	}
-	slow.want("OK")
 	for _, c := range clients {
 		got := c.next()
 		if c.want != "" {
@@ -62,18 +58,47 @@ func TestReaped(t *testing.T) {
 	idle.want("OK")
 }
 
+// keepsOn sends the body of a PUB a byte at a time, for longer than the timeout and
+// never still for long, and wants it taken. It returns the longest pause there was
+// after all; when that is over half the timeout nothing was wanted.
+func keepsOn(t *testing.T, e *engine.Engine, timeout time.Duration) (longest time.Duration) {
+	t.Helper()
+	const bytes = 12
+	began := time.Now()
+	p := greet(t, e, identify(`{"heartbeat_interval":-1}`), "PUB slow\n"+size(bytes))
+	answers := make(chan string, 2)
+	go func() { answers <- p.next(); answers <- p.next() }()
+	for range bytes {
+		time.Sleep(timeout / 8)
+		_, err := io.WriteString(p, "x")
+		now := time.Now()
+		longest, began = max(longest, now.Sub(began)), now
+		if longest <= timeout/2 && err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 2 {
+		if got := <-answers; got != "OK" && longest <= timeout/2 {
+			t.Errorf("a client that sends a byte now and then: got %q", got)
+		}
+	}
+	return longest
+}
+
 // TestReapedHTTP has HTTP requests stall in the head and in the body.
 func TestReapedHTTP(t *testing.T) {
 	t.Parallel()
 	o := options(t)
 	o.ReapTimeout = time.Second
 	e := start(t, o)
-	for _, script := range []string{
+	var conns []net.Conn // all wait together
+	scripts := []string{
 		"", "GET /pi", "GET /ping HTTP/1.1\r\nHost: x\r\n",
 		"POST /pub?topic=t HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nab",
 		"POST /pub?topic=t HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nab",
 		"POST /topic/create?topic=t HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nab",
-	} {
+	}
+	for _, script := range scripts {
 		c, err := net.Dial("tcp", e.HTTPAddr().String())
 		if err != nil {
 			t.Fatal(err)
@@ -82,9 +107,12 @@ func TestReapedHTTP(t *testing.T) {
 		if _, err := io.WriteString(c, script); err != nil {
 			t.Fatal(err)
 		}
+		conns = append(conns, c)
+	}
+	for i, c := range conns {
 		_ = c.SetReadDeadline(time.Now().Add(patience))
 		if _, err := io.Copy(io.Discard, c); err != nil {
-			t.Errorf("%q: %v, want the end", script, err)
+			t.Errorf("%q: %v, want the end", scripts[i], err)
 		}
 	}
 }

@@ -53,6 +53,16 @@ func (g *gate) lines(t *testing.T) []string {
 	return list
 }
 
+// flushed waits until all lines are written. Flush itself is impatient.
+func flushed(t *testing.T, b *engine.LogBuffer) {
+	t.Helper()
+	for end := time.Now().Add(patience); !b.Flush(); {
+		if time.Now().After(end) {
+			t.Fatal("not written")
+		}
+	}
+}
+
 var (
 	logLine = regexp.MustCompile(`^p \d{4}/\d\d/\d\d \d\d:\d\d:\d\d\.\d{6} ([A-Z]+: .*)\n$`)
 	lost    = regexp.MustCompile(`^WARNING: (\d+) lines of the log were dropped: whoever reads it is too slow$`)
@@ -74,9 +84,7 @@ func TestLogKeepsOrder(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if !b.Flush() {
-		t.Fatal("not written")
-	}
+	flushed(t, b)
 	var next [writers]int
 	for _, line := range g.lines(t) {
 		var w, n int
@@ -118,13 +126,9 @@ func TestLogDrops(t *testing.T) {
 		t.Fatal("flushed to a reader that takes nothing")
 	}
 	close(g.opened)
-	if !b.Flush() {
-		t.Fatal("not written")
-	}
+	flushed(t, b)
 	say(engine.LogInfo, "after")
-	if !b.Flush() {
-		t.Fatal("not written")
-	}
+	flushed(t, b)
 	lines := g.lines(t)
 	for i, line := range lines[:len(lines)-4] {
 		if want := fmt.Sprintf("INFO: %d ", i-1); !strings.HasPrefix(line, want) {
@@ -159,9 +163,7 @@ func TestLogJSON(t *testing.T) {
 	<-g.entered
 	b.Line("p ", engine.LogError, strings.Repeat("x", 1<<20))
 	close(g.opened)
-	if !b.Flush() {
-		t.Fatal("not written")
-	}
+	flushed(t, b)
 	want := []string{"ERROR first", "WARNING 1 lines of the log were dropped: whoever reads it is too slow"}
 	d := json.NewDecoder(&g.got)
 	for _, want := range want {

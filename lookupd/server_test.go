@@ -18,7 +18,7 @@ import (
 )
 
 // patience bounds every wait; a test that passes does not wait for it.
-const patience = 20 * time.Second
+const patience = time.Minute
 
 // A node is a server under test and its log.
 type node struct {

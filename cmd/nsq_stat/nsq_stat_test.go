@@ -150,14 +150,14 @@ func TestFailures(t *testing.T) {
 	addr := strings.TrimPrefix(bad.URL, "http://")
 	line := func(want string, args ...string) {
 		t.Helper()
-		_, stderr := tooltest.Expect(t, tool.ExitError, "nsq_stat", run, "", append([]string{"--topic=t", "--http-client-request-timeout=100ms"}, args...)...)
+		_, stderr := tooltest.Expect(t, tool.ExitError, "nsq_stat", run, "", append([]string{"--topic=t", "--http-client-request-timeout=1m"}, args...)...)
 		if strings.Count(stderr, "\n") != 1 || !strings.Contains(stderr, want) {
 			t.Errorf("%q: %q, want one line with %q", args, stderr, want)
 		}
 	}
 	line("ERROR: failed to find channel(other) in stats metadata for topic(t)", "--channel=other", "--nsqd-http-address="+b.HTTP)
 	line(`ERROR: failed to get topic producers - failed to query nsqlookupd: got response 404 Not Found "404 page not found\n"`, "--channel=ch", "--lookupd-http-address="+addr)
-	line("Client.Timeout exceeded", "--channel=ch", "--nsqd-http-address="+addr, "--nsqd-http-address="+b.HTTP)
+	line("Client.Timeout exceeded", "--channel=ch", "--http-client-request-timeout=100ms", "--nsqd-http-address="+addr, "--nsqd-http-address="+b.HTTP)
 	line("connection refused", "--channel=ch", "--nsqd-http-address=127.0.0.1:1")
 }
 

@@ -28,7 +28,7 @@ import (
 )
 
 // patience bounds every wait for the daemon.
-const patience = 20 * time.Second
+const patience = time.Minute
 
 // rsaFiles writes a self-signed certificate and its key of the given size.
 func rsaFiles(t *testing.T, dir string, bits int) (cert, key string) {

@@ -136,7 +136,7 @@ func TestHealthHeals(t *testing.T) {
 		}
 	}
 	disk.Set(faultfs.Faults{})
-	for end := time.Now().Add(10 * time.Second); b.Health() != nil; runtime.Gosched() {
+	for end := time.Now().Add(patience); b.Health() != nil; runtime.Gosched() {
 		if time.Now().After(end) {
 			t.Fatalf("still %v", b.Health())
 		}

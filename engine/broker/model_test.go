@@ -92,8 +92,28 @@ func newWorldWith(t *testing.T, seed uint64, shards, mem int, dir string, mark u
 	return w
 }
 
-// newWorldOn is newWorldWith with file systems for the journal and the backlogs, nil
-// for the system's.
+// unsynced is a file system that says of everything that it is on the disk. The
+// crashes of these tests are the process's, which a copy of its files plays: nothing
+// need wait for a disk that others use as well.
+type unsynced struct{ mmapqueue.FS }
+
+type unsyncedFile struct{ mmapqueue.File }
+
+func (u unsynced) Create(path string, size int64) (mmapqueue.File, error) {
+	f, err := u.FS.Create(path, size)
+	return unsyncedFile{f}, err
+}
+
+func (u unsynced) Open(path string, write bool) (mmapqueue.File, error) {
+	f, err := u.FS.Open(path, write)
+	return unsyncedFile{f}, err
+}
+
+func (unsynced) SyncDir(string) error { return nil }
+
+func (unsyncedFile) Datasync() error { return nil }
+
+// newWorldOn is newWorldWith with file systems for the journal and the backlogs.
 func newWorldOn(t *testing.T, seed uint64, shards, mem int, dir string, mark uint64, d Durability, journal, backlogs mmapqueue.FS) *world {
 	w := newWorldClosedOn(t, seed, shards, mem, dir, mark, d, journal, backlogs)
 	w.open(nil)
@@ -116,7 +136,8 @@ func (w *world) open(saved map[string]savedTopic) {
 
 // newWorldClosed is newWorldWith with a broker that is not opened yet.
 func newWorldClosed(t *testing.T, seed uint64, shards, mem int, dir string, mark uint64, d Durability) *world {
-	return newWorldClosedOn(t, seed, shards, mem, dir, mark, d, nil, nil)
+	disk := unsynced{mmapqueue.OS}
+	return newWorldClosedOn(t, seed, shards, mem, dir, mark, d, disk, disk)
 }
 
 func newWorldClosedOn(t *testing.T, seed uint64, shards, mem int, dir string, mark uint64, d Durability, journal, backlogs mmapqueue.FS) *world {
@@ -170,7 +191,7 @@ func (w *world) round(i int, f func(s *Shard)) {
 }
 
 // patience bounds every wait. Nothing comes near it unless something hangs.
-const patience = 30 * time.Second
+const patience = time.Minute
 
 // settle runs rounds until done.
 func (w *world) settle(what string, done func() bool) {
@@ -351,8 +372,8 @@ type books struct {
 }
 
 func TestModel(t *testing.T) {
-	for seed := range uint64(5) {
-		runModelInMemory(t, seed*4)
+	for seed := range uint64(2) {
+		runModelInMemory(t, seed*5)
 	}
 }
 
@@ -365,8 +386,8 @@ func runModelInMemory(t *testing.T, seed uint64) {
 // TestModelWithJournal is TestModel in process mode, with crashes: copies of the
 // directory hold all that the broker holds, and nothing else.
 func TestModelWithJournal(t *testing.T) {
-	for seed := range uint64(4) {
-		runModelWithJournal(t, 1000+seed*4)
+	for seed := range uint64(2) {
+		runModelWithJournal(t, 1004+seed*4)
 	}
 }
 

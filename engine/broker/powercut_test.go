@@ -237,7 +237,7 @@ func (c *cutWorld) after(dir string) map[string]map[uint64]bool {
 		_ = w.b.Close()
 		return got
 	}
-	for name := range got {
+	for _, name := range []string{"a", "b"} {
 		if ch := topic.Find(name); ch != nil {
 			w.consumer(ch, 0, 2500, func(_ *consumer, key uint64, _ uint16) { got[name][key] = true })
 		}
@@ -284,6 +284,8 @@ func powerCuts(t *testing.T, seed uint64, cuts int, faults faultfs.Faults) (wron
 		for range 20 + c.rng.IntN(120) {
 			c.step()
 		}
+		// The steps may have been over before a slow disk answered the first of them.
+		c.settle("publishes are accepted", func() bool { c.step(); return len(c.accepted) >= 20*(n+1) })
 		if wrong = append(wrong, c.cut(n)...); len(wrong) > 0 {
 			t.Logf("seed %d, cut %d: the start after it said:\n%s", seed, n, c.log)
 			break
@@ -292,9 +294,6 @@ func powerCuts(t *testing.T, seed uint64, cuts int, faults faultfs.Faults) (wron
 	c.disk.Set(faultfs.Faults{})
 	if err := c.b.Close(); err != nil {
 		c.fatal("close: %v", err)
-	}
-	if len(c.accepted) < 20 {
-		c.fatal("only %d messages were accepted", len(c.accepted))
 	}
 	if c.again > 0 {
 		t.Logf("seed %d: %d of %d messages came again after a cut", seed, c.again, len(c.accepted))

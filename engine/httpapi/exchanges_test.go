@@ -170,7 +170,7 @@ func exchange(t *testing.T, addr string, r request) string {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	if err := conn.SetDeadline(time.Now().Add(5 * time.Second)); err != nil {
+	if err := conn.SetDeadline(time.Now().Add(time.Minute)); err != nil {
 		t.Fatal(err)
 	}
 	method, _, _ := strings.Cut(r.line, " ")

@@ -108,7 +108,11 @@ func dial(t testing.TB, network, addr string) net.Conn {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_ = c.SetDeadline(time.Now().Add(30 * time.Second))
+	_ = c.SetDeadline(time.Now().Add(time.Minute))
+	if c, ok := c.(*net.TCPConn); ok { // what the kernel holds must not be all of it, however large it may grow
+		_ = c.SetReadBuffer(256 << 10)
+		_ = c.SetWriteBuffer(256 << 10)
+	}
 	t.Cleanup(func() { _ = c.Close() })
 	return c
 }
@@ -126,7 +130,7 @@ func wait[T any](t testing.TB, ch <-chan T) T {
 	select {
 	case v := <-ch:
 		return v
-	case <-time.After(30 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("nothing happened")
 		panic("unreachable")
 	}
@@ -656,7 +660,7 @@ func TestShutdownFlushes(t *testing.T) {
 	}
 	down := make(chan error, 1)
 	go func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
 		down <- g.Shutdown(ctx)
 	}()

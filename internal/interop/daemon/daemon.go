@@ -7,7 +7,10 @@
 package daemon
 
 import (
+	"bytes"
+	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/url"
@@ -20,7 +23,7 @@ import (
 
 // patience bounds every wait for a process. It is generous because the machine
 // may be busy; a test that passes does not wait for it.
-const patience = 40 * time.Second
+const patience = time.Minute
 
 // A Config says what Start runs, and how.
 type Config struct {
@@ -29,8 +32,8 @@ type Config struct {
 	// Flags follow --tcp-address and --http-address on the command line. An nsqd
 	// needs a --data-path among them.
 	Flags []string
-	// Ready reports whether the daemon serves; nil is Pings. It is asked again
-	// and again.
+	// Ready reports whether the daemon serves; nil is Pings and Stoppable. It is
+	// asked again and again.
 	Ready func(*Daemon) bool
 	// Command makes the command that becomes the daemon's process; nil is
 	// exec.Command.
@@ -69,7 +72,7 @@ func Start(t testing.TB, c Config) *Daemon {
 // is therefore tried again.
 func (d *Daemon) RestartElsewhere(t testing.TB) {
 	t.Helper()
-	for range 3 {
+	for range 5 {
 		d.TCP, d.HTTP = FreeAddr(t), FreeAddr(t)
 		if d.run(t) {
 			return
@@ -95,7 +98,7 @@ func (d *Daemon) run(t testing.TB) bool {
 		command = exec.Command
 	}
 	if ready == nil {
-		ready = Pings
+		ready = func(d *Daemon) bool { return Pings(d) && Stoppable(d) }
 	}
 	args := append([]string{"--tcp-address=" + d.TCP, "--http-address=" + d.HTTP}, d.Flags...)
 	cmd := command(d.Program.Path(t), args...)
@@ -130,6 +133,18 @@ func Pings(d *Daemon) bool {
 	}
 	resp.Body.Close()
 	return resp.StatusCode == http.StatusOK
+}
+
+// Stoppable reports whether the daemon answers and would stop cleanly: upstream's
+// serve before they listen to signals.
+func Stoppable(d *Daemon) bool {
+	resp, err := http.Get("http://" + d.HTTP + "/debug/pprof/goroutine?debug=1")
+	if err != nil {
+		return false
+	}
+	stacks, err := io.ReadAll(resp.Body)
+	resp.Body.Close()
+	return err == nil && bytes.Contains(stacks, []byte("os/signal."))
 }
 
 // Done is closed when the process has ended.
@@ -189,15 +204,23 @@ func (d *Daemon) Post(t testing.TB, path string, query url.Values, body string) 
 	}
 }
 
-// FreeAddr returns a loopback address that was free a moment ago.
+// FreeAddr returns a loopback address that was free a moment ago. Its port is one
+// that the system gives nobody of itself: of those that it gives, outgoing
+// connections take one after the other, also while a daemon restarts that wants its
+// own again.
 func FreeAddr(t testing.TB) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	const from, to = 10_000, 32_000 // Linux gives 32768 and above
+	for range 1000 {
+		l, err := net.Listen("tcp", fmt.Sprint("127.0.0.1:", from+rand.IntN(to-from)))
+		if err != nil {
+			continue
+		}
+		defer l.Close()
+		return l.Addr().String()
 	}
-	defer l.Close()
-	return l.Addr().String()
+	t.Fatal("no port is free")
+	return ""
 }
 
 // Eventually asks until cond holds; the test fails after the time given. Another

@@ -32,10 +32,13 @@ var patterns = []struct {
 func (m *masks) apply(s string) string {
 	_, tcp, _ := strings.Cut(m.b.TCP, ":")
 	_, http, _ := strings.Cut(m.b.HTTP, ":")
-	s = strings.NewReplacer(m.b.dir, "DIR", tcp, "TCPPORT", http, "HTTPPORT").Replace(s)
+	s = strings.ReplaceAll(s, m.b.dir, "DIR")
 	for _, p := range patterns {
 		s = p.re.ReplaceAllString(s, p.to)
 	}
+	// Whole numbers only, and last: a port may also stand in the midst of a time.
+	s = regexp.MustCompile(`\b`+tcp+`\b`).ReplaceAllString(s, "TCPPORT")
+	s = regexp.MustCompile(`\b`+http+`\b`).ReplaceAllString(s, "HTTPPORT")
 	if head, list, ok := strings.Cut(s, "\nProducers:\n"); ok {
 		s = head + "\nProducers:\n" + strings.Join(slices.Sorted(strings.Lines(list)), "")
 	}

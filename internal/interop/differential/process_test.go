@@ -200,7 +200,7 @@ func TestSameSignals(t *testing.T) {
 			if err := b.Cmd.Process.Signal(sig); err != nil {
 				t.Fatal(err)
 			}
-			if !stoppable(b.Daemon) {
+			if !daemon.Stoppable(b.Daemon) {
 				t.Errorf("%s ends of %v", program.Package, sig)
 			}
 			if err := b.Signal(t, syscall.SIGTERM); err != nil {

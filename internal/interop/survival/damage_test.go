@@ -3,6 +3,7 @@ package survival
 import (
 	"bytes"
 	"encoding/binary"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -127,6 +128,9 @@ var harms = map[string]struct {
 	"removed":          {remove, false},
 }
 
+// harmNames are in one order, so that a seed is one run.
+var harmNames = slices.Sorted(maps.Keys(harms))
+
 // check starts a daemon over a damaged data path: every intact message comes,
 // none comes that nobody wrote, and what is lost is logged with its file if told
 // says so. again says that what was finished may come.
@@ -206,8 +210,10 @@ func TestDamagedBacklog(t *testing.T) {
 	}
 	keys := keysFrom(5000, damageCount)
 	seed := uint64(0)
-	for state, from := range map[string]string{"after a stop": clean, "after a crash": crashed} {
-		for name, h := range harms {
+	for _, from := range []string{clean, crashed} {
+		state := map[string]string{clean: "after a stop", crashed: "after a crash"}[from]
+		for _, name := range harmNames {
+			h := harms[name]
 			seed++
 			t.Run(name+" "+state, func(t *testing.T) {
 				dir := copyOf(t, from)
@@ -252,7 +258,8 @@ func TestDamagedJournal(t *testing.T) {
 	d.Kill()
 	keys := keysFrom(0, damageCount)
 	seed := uint64(100)
-	for name, h := range harms {
+	for _, name := range harmNames {
+		h := harms[name]
 		seed++
 		t.Run(name, func(t *testing.T) {
 			dir := copyOf(t, crashed)

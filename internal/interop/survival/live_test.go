@@ -15,7 +15,8 @@ import (
 func TestFilesHarmedUnderDaemon(t *testing.T) {
 	seed := uint64(200)
 	for _, mode := range []string{"memory", "process"} {
-		for name, h := range harms {
+		for _, name := range harmNames {
+			h := harms[name]
 			seed++
 			t.Run(name+" in "+mode+" mode", func(t *testing.T) {
 				dir := t.TempDir()
