@@ -269,17 +269,8 @@ func (e *Engine) clients(topic string) iter.Seq[seenClient] {
 			for from, more := 0, true; more; from += clientsAtOnce {
 				seen = seen[:0]
 				l.Do(func() {
-					to := min(from+clientsAtOnce, len(h.conns))
-					for _, c := range h.conns[min(from, to):to] {
-						if c != nil && c.greeted && (c.sub != nil || len(c.pubs) > 0) {
-							one := seenClient{stats: c.stats(topic), producer: len(c.pubs) > 0}
-							if c.sub != nil {
-								one.channel = c.sub.Channel()
-							}
-							seen = append(seen, one)
-						}
-					}
-					done <- to < len(h.conns)
+					seen = h.describe(seen, from, topic)
+					done <- from+clientsAtOnce < len(h.conns)
 				})
 				select {
 				case more = <-done:
@@ -294,6 +285,21 @@ func (e *Engine) clients(topic string) iter.Seq[seenClient] {
 			}
 		}
 	}
+}
+
+// describe adds to seen the connections from that place on, clientsAtOnce places.
+func (h *handler) describe(seen []seenClient, from int, topic string) []seenClient {
+	to := min(from+clientsAtOnce, len(h.conns))
+	for _, c := range h.conns[min(from, to):to] {
+		if c != nil && c.greeted && (c.sub != nil || len(c.pubs) > 0) {
+			one := seenClient{stats: c.stats(topic), producer: len(c.pubs) > 0}
+			if c.sub != nil {
+				one.channel = c.sub.Channel()
+			}
+			seen = append(seen, one)
+		}
+	}
+	return seen
 }
 
 // stats describes the connection; topic is the one whose publishes to count.

@@ -66,7 +66,7 @@ type Engine struct {
 const shutdownFlush = time.Second
 
 // New opens the data path, brings back what an earlier run left and listens.
-// Nothing is served before Start. logOut gets the log, through a LogBuffer.
+// Nothing is served before Start. logOut gets the log, through a logbuf.Buffer.
 func New(o *Options, logOut io.Writer) (*Engine, error) {
 	return newOn(system{wall: time.Now}, o, logOut)
 }

@@ -21,7 +21,7 @@ var layers = [][]string{
 	{"engine/httpapi", "engine/netloop", "engine/upgrade", "engine/discover", "engine/auth", "engine/statsd", "engine/metrics"},
 	{"engine/broker"},
 	{"mmapqueue"},
-	{"ring", "internal/wire", "internal/block", "internal/diskqueue", "internal/peerhttp", "internal/latency"},
+	{"ring", "internal/wire", "internal/block", "internal/diskqueue", "internal/peerhttp", "internal/latency", "internal/logbuf"},
 	{"internal/invariant", "internal/config", "internal/version", "internal/route", "internal/loglevel", "internal/house"},
 }
 
