@@ -24,15 +24,21 @@ var (
 type CorruptError struct {
 	Segment string // path of the file
 	Offset  int64  // first byte that could not be used
+	Records int64  // lost there, at most; 0: not known, or none
 	Cause   error  // what the system said, or nil
 }
 
-// Error names the file and the offset, and the cause where there is one.
+// Error names the file and the offset, the cause where there is one, and what is
+// lost where that is known.
 func (e *CorruptError) Error() string {
-	if e.Cause == nil {
-		return fmt.Sprintf("%v: %s at offset %d", ErrCorrupt, e.Segment, e.Offset)
+	text := fmt.Sprintf("%v: %s at offset %d", ErrCorrupt, e.Segment, e.Offset)
+	if e.Cause != nil {
+		text += ": " + e.Cause.Error()
 	}
-	return fmt.Sprintf("%v: %s at offset %d: %v", ErrCorrupt, e.Segment, e.Offset, e.Cause)
+	if e.Records > 0 {
+		text += fmt.Sprintf(", up to %d records are lost", e.Records)
+	}
+	return text
 }
 
 // Is reports whether target is ErrCorrupt.
