@@ -259,3 +259,28 @@ func (b *Backlog) tellsFirst() bool {
 	b.saved.exact = false
 	return exact
 }
+
+// numberRange is the numbers in [from, to).
+type numberRange struct{ from, to uint64 }
+
+// damage counts and logs a damaged place in a file.
+func (j *Journal) damage(path string, err *CorruptError) {
+	key := err.Offset
+	if path == j.dir {
+		key = j.lost.places.Load() // each is another's
+	}
+	tell, n := j.lost.add(damagedPlace{path, key}, err.Records)
+	switch {
+	case tell && n > linesMax:
+		j.o.Logf("%v (%d places in this file so far)", err, n)
+	case tell:
+		j.o.Logf("%v", err)
+	}
+}
+
+// Damaged returns how many damaged places were found: files, and places in files.
+func (j *Journal) Damaged() int64 { return j.lost.places.Load() }
+
+// Lost returns how many records are lost by that, at least: finished messages, and
+// what was noted of messages, among them.
+func (j *Journal) Lost() int64 { return j.lost.records.Load() }

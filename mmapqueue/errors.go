@@ -24,7 +24,8 @@ var (
 type CorruptError struct {
 	Segment string // path of the file
 	Offset  int64  // first byte that could not be used
-	Records int64  // lost there, at most; 0: not known, or none
+	Records int64  // lost there, at most (of a journal: at least); 0: not known, or none
+	Bytes   int64  // of a journal: how many could not be used; 0: not known
 	Cause   error  // what the system said, or nil
 }
 
@@ -35,7 +36,12 @@ func (e *CorruptError) Error() string {
 	if e.Cause != nil {
 		text += ": " + e.Cause.Error()
 	}
-	if e.Records > 0 {
+	switch {
+	case e.Bytes > 0 && e.Records > 0:
+		text += fmt.Sprintf(", %d bytes and at least %d records are lost", e.Bytes, e.Records)
+	case e.Bytes > 0:
+		text += fmt.Sprintf(", %d bytes are lost", e.Bytes)
+	case e.Records > 0:
 		text += fmt.Sprintf(", up to %d records are lost", e.Records)
 	}
 	return text
