@@ -28,7 +28,7 @@ func TestFilesHarmedUnderDaemon(t *testing.T) {
 				// Those in front of them were in the consumer's hands, and go about.
 				keys := keysFrom(8000, damageCount-8000)
 				intact := untouched(t, keys, before, h.do(t, random(seed), paths))
-				d.harmed(t, keys, intact, h.told, true)
+				d.harmed(t, keys, intact, true, true)
 				d.Stop(t)
 			})
 		}
