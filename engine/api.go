@@ -201,6 +201,7 @@ func (a api) Stats(topic, channel string, includeClients bool) httpapi.Stats {
 			}
 		}
 	}
+	st.Damage = damage(a.e.broker.Damage())
 	e2e := a.e.newEndToEnd()
 	for _, t := range a.e.broker.Topics() {
 		if topic != "" && t.Name() != topic {
@@ -213,11 +214,20 @@ func (a api) Stats(topic, channel string, includeClients bool) httpapi.Stats {
 	return st
 }
 
+// damage returns nil where there is none.
+func damage(d broker.Damage) *httpapi.Damage {
+	if d == (broker.Damage{}) {
+		return nil
+	}
+	return &httpapi.Damage{Places: d.Places, Records: d.Records}
+}
+
 func topicStats(t *broker.Topic, channel string, consumers map[*broker.Channel][]httpapi.ClientStats, includeClients bool, e2e *endToEnd) (httpapi.TopicStats, bool) {
 	ts := httpapi.TopicStats{TopicName: t.Name(), Channels: []httpapi.ChannelStats{}, Paused: t.Paused()}
 	if d, own := t.Durability(); own {
 		ts.Durability = Durability(d).String()
 	}
+	ts.Damage = damage(t.Damage())
 	ts.Depth, ts.BackendDepth = t.Depth()
 	ts.MessageCount, ts.MessageBytes = t.Messages()
 	e2e.begin()

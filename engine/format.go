@@ -15,8 +15,9 @@ import (
 )
 
 // dataFormat is how we write the files below zsq in a data path. A later zsq that
-// writes them so that this one would take them for damaged counts it up.
-const dataFormat = 1
+// writes them so that this one would take them for damaged counts it up. With 1 the
+// journal's records were bound to their offsets; see mmapqueue.
+const dataFormat = 2
 
 // checkFormat refuses a data path that a later zsq has written. A path without a
 // number gets ours; what cannot be read or written is only logged.
@@ -26,10 +27,13 @@ func checkFormat(dataPath string, log *logger) error {
 	if err == nil {
 		var format int
 		if format, err = strconv.Atoi(strings.TrimSpace(string(b))); err == nil {
-			if format > dataFormat {
+			switch {
+			case format > dataFormat:
 				return fmt.Errorf("data-path %s has format %d, written by a later zsq; this one knows %d", dataPath, format, dataFormat)
+			case format == dataFormat:
+				return nil
 			}
-			return nil
+			err = fs.ErrNotExist // an earlier one gets ours: mmapqueue reads it, or says what it does not
 		}
 	}
 	if !errors.Is(err, fs.ErrNotExist) {

@@ -162,7 +162,7 @@ func (c *Cursor) Renew() (n int, err error) {
 	gone := b.reap()
 	b.check()
 	b.mu.Unlock()
-	b.discard(gone)
+	b.dispose(gone)
 	return n, nil
 }
 

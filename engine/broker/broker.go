@@ -76,7 +76,8 @@ type Broker struct {
 
 	writeSlots chan struct{} // bounds the writers that are in a system call
 	health     atomic.Pointer[error]
-	probing    atomic.Bool // a helper looks whether the disk works again
+	gone       struct{ places, records atomic.Int64 } // damage in topics that are deleted
+	probing    atomic.Bool                            // a helper looks whether the disk works again
 }
 
 // backlogsDir is the folder of all topics' backlogs in the data path.
@@ -229,6 +230,9 @@ func (b *Broker) endTopic(t *Topic) {
 		if log == nil {
 			return
 		}
+		b.gone.places.Add(log.Damaged())
+		b.gone.records.Add(log.Lost())
+		t.writer.opened.Store(nil)
 		if err := log.Remove(); err != nil {
 			b.diskFailed(err)
 		}

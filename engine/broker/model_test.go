@@ -432,6 +432,7 @@ func (w *world) crashed(dir string) {
 	other.now = now
 	other.settle("recovered", other.quiet)
 	other.round(0, nil)
+	defer other.unharmed()
 	for _, t := range w.b.Topics() {
 		found := other.b.Find([]byte(t.name))
 		if found == nil {
@@ -486,6 +487,13 @@ func (w *world) crashed(dir string) {
 	}
 }
 
+// unharmed demands that nothing was taken for damage.
+func (w *world) unharmed() {
+	if d := w.b.Damage(); d != (Damage{}) {
+		w.fatal("what a crash left was taken for damage: %+v", d)
+	}
+}
+
 // crashedInMemory is crashed in memory mode: what is in the backlog, or was read
 // from there and is not finished, is there again, and nothing else. Nothing that
 // is gone keeps its place there.
@@ -518,6 +526,7 @@ func (w *world) crashedInMemory(topic *Topic, dir string) {
 		w.fatal("%v", err)
 	}
 	other.settle("recovered", other.quiet)
+	defer other.unharmed()
 	found := other.b.Find([]byte(topic.name))
 	for name, n := range want {
 		got := 0
