@@ -62,18 +62,18 @@ func (b *Backlog) cursorsFromLog() {
 				names[id] = string(r.Body)
 			}
 		})
-		for id := range s.puts {
-			if id != nameOf {
-				b.lastID = max(b.lastID, id) // no new cursor may take the number of an old one
-			}
-		}
 	}
 	for id, name := range names {
 		b.cursors = append(b.cursors, &Cursor{b: b, id: id, name: name})
 	}
 	// Newest first, should a damaged record have left a name with two owners.
 	slices.SortFunc(b.cursors, func(x, y *Cursor) int { return cmp.Compare(y.id, x.id) })
-	b.cursors = slices.CompactFunc(b.cursors, func(x, y *Cursor) bool { return x.name == y.name })
+	owned := map[string]bool{}
+	b.cursors = slices.DeleteFunc(b.cursors, func(c *Cursor) bool {
+		another := owned[c.name]
+		owned[c.name] = true
+		return another
+	})
 	if len(b.cursors) == 0 {
 		b.lastID++
 		b.cursors = []*Cursor{{b: b, id: b.lastID}}
@@ -89,28 +89,13 @@ func (b *Backlog) cursorsFromLog() {
 // eachName hands the names in s to f. What cannot be read is passed over; a
 // reader will report it.
 func (b *Backlog) eachName(s *segment, f func(r *Record)) {
-	m, err := b.o.FS.Map(s.path, s.size)
+	err := b.each(s, segmentStart, func(r *Record) bool {
+		if r.Kind == KindPut && r.Cursor == nameOf {
+			f(r)
+		}
+		return true
+	})
 	if err != nil {
 		b.o.Logf("mmapqueue: names in %s: %v", s.path, err)
-		return
-	}
-	defer m.Unmap()
-	fault := guard(m, func() {
-		var r Record
-		data := m[:min(s.end, int64(len(m)))]
-		for offset := int64(segmentStart); offset < int64(len(data)); {
-			size, v := decode(data[offset:], &r, offset, s.salt)
-			switch {
-			case v == nothing:
-				offset = resync(data, offset, s.salt)
-				continue
-			case v == whole && r.Kind == KindPut && r.Cursor == nameOf:
-				f(&r)
-			}
-			offset += size
-		}
-	})
-	if fault != nil {
-		b.o.Logf("mmapqueue: names in %s: %v", s.path, fault)
 	}
 }

@@ -196,7 +196,8 @@ func (c *Cursor) advance(s *segment, w *walk, next uint64, own int64) {
 // restart after the next Sync reads them again. Records that were not read yet
 // leave Depth, and no Read that begins later hands them out. Sequences may come in
 // any order, and again; quickest is ascending and many at a time. Those of records
-// that are not the cursor's must not be among them. After Close or Delete it does
+// that are not the cursor's must not be among them; at a start FinishAgain is for
+// one who does not know that. After Close or Delete it does
 // nothing.
 func (c *Cursor) Finish(sequences []uint64) {
 	b := c.b
