@@ -34,9 +34,23 @@ func (c *Cursor) FinishAgain(sequences []uint64) error {
 		from, _ := slices.BinarySearch(sequences, s.firstSequence)
 		to, _ := slices.BinarySearch(sequences, s.next)
 		wanted := sequences[from:max(from, to)]
-		if s.foreign != nil {
-			if s.foreign.cursor == c.id {
-				found = append(found, wanted...) // upstream's file: a sequence is a place in it
+		if f := s.foreign; f != nil {
+			if len(wanted) == 0 || f.cursor != c.id {
+				continue
+			}
+			b.mu.Lock()
+			if !f.counted { // a promise may be less than what was finished
+				if err := b.countForeign(c, s); err != nil {
+					b.mu.Unlock()
+					return err
+				}
+			}
+			end := s.firstSequence + uint64(s.puts[c.id]) // a sequence is a place in it
+			b.mu.Unlock()
+			for _, sequence := range wanted {
+				if sequence < end {
+					found = append(found, sequence)
+				}
 			}
 			continue
 		}
@@ -58,5 +72,6 @@ func (c *Cursor) FinishAgain(sequences []uint64) error {
 		}
 	}
 	c.Finish(found)
+	c.Corrected() // nobody has asked for Depth yet
 	return nil
 }

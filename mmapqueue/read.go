@@ -146,7 +146,7 @@ func (c *Cursor) segment() *segment {
 		c.pass(c.at.sequence, s.next) // another's
 		c.at = position{segment: s.number + 1, sequence: max(c.at.sequence, s.next)}
 	}
-	c.depth.Store(0)
+	c.amend(c.depth.Load(), 0)
 	return nil
 }
 
@@ -163,6 +163,8 @@ func (c *Cursor) advance(s *segment, w *walk, next uint64, own int64) {
 		}
 	}
 	c.waiting += left
+	depth := c.depth.Load() - left
+	handed := left
 	if w.at.offset >= w.limit {
 		left = max(left, own-t.left)
 		w.at.sequence = max(w.at.sequence, next)
@@ -180,7 +182,7 @@ func (c *Cursor) advance(s *segment, w *walk, next uint64, own int64) {
 		c.pass(from, w.at.sequence)
 	}
 	c.at, b.moved = w.at, true
-	c.depth.Store(max(0, c.depth.Load()-left))
+	c.amend(depth, depth+handed-left)
 	c.raised()
 	if c.at.segment != s.number && s.readers == 0 {
 		for _, other := range b.cursors {

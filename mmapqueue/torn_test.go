@@ -427,7 +427,7 @@ func (l *tornLog) born(known map[string][]uint64, well, sound bool) {
 // TestTornLives shows that Depth is what Read hands out, through one life of a log
 // after another: exactly, or where only a reader can find the damage not less.
 // TestLongTornLives lives more of them.
-func TestTornLives(t *testing.T) { tornLives(t, 0, 8) }
+func TestTornLives(t *testing.T) { tornLives(t, 0, 4) }
 
 func tornLives(t *testing.T, first, seeds uint64) {
 	const lives = 8
