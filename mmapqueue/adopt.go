@@ -196,7 +196,7 @@ func (b *Backlog) countForeign(c *Cursor, s *segment) error {
 			break
 		}
 	}
-	c.depth.Store(max(0, c.depth.Load()+more))
+	c.amend(c.depth.Load(), c.depth.Load()+more)
 	b.adoptedMoved = true
 	return nil
 }

@@ -158,7 +158,7 @@ func (c *Cursor) segment() *segment {
 		c.pass(c.at.sequence, s.next) // another's
 		c.at = position{segment: s.number + 1, sequence: max(c.at.sequence, s.next)}
 	}
-	c.depth.Store(0)
+	c.amend(c.depth.Load(), 0)
 	return nil
 }
 
@@ -175,6 +175,8 @@ func (c *Cursor) advance(s *segment, w *walk, next uint64, own int64) {
 		}
 	}
 	c.waiting += left
+	depth := c.depth.Load() - left
+	handed := left
 	if w.at.offset >= w.limit {
 		left = max(left, own-t.left)
 		w.at.sequence = max(w.at.sequence, next)
@@ -192,7 +194,7 @@ func (c *Cursor) advance(s *segment, w *walk, next uint64, own int64) {
 		c.pass(from, w.at.sequence)
 	}
 	c.at, b.moved = w.at, true
-	c.depth.Store(max(0, c.depth.Load()-left))
+	c.amend(depth, depth+handed-left)
 	c.raised()
 	if c.at.segment != s.number && s.readers == 0 {
 		for _, other := range b.cursors {
@@ -208,7 +210,8 @@ func (c *Cursor) advance(s *segment, w *walk, next uint64, own int64) {
 // restart after the next Sync reads them again. Records that were not read yet
 // leave Depth, and no Read that begins later hands them out. Sequences may come in
 // any order, and again; quickest is ascending and many at a time. Those of records
-// that are not the cursor's must not be among them. After Close or Delete it does
+// that are not the cursor's must not be among them; at a start FinishAgain is for
+// one who does not know that. After Close or Delete it does
 // nothing.
 func (c *Cursor) Finish(sequences []uint64) {
 	b := c.b

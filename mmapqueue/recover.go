@@ -67,6 +67,13 @@ func (b *Backlog) recover() error {
 		b.number = max(b.number, c.base.segment+1)
 		b.sequence = max(b.sequence, c.base.sequence, c.window.end())
 	}
+	for _, s := range b.segments {
+		for id := range s.puts {
+			if id != nameOf {
+				b.lastID = max(b.lastID, id) // no new cursor may take the number of an old one
+			}
+		}
+	}
 	if !known && len(b.segments) > 0 {
 		b.cursorsFromLog()
 	}

@@ -216,6 +216,33 @@ func (s *segment) seal() (size int64, err error) {
 	return s.size, err
 }
 
+// each hands the whole records of s from offset on to f, until that says no. They
+// are valid inside f only. Damage is passed over.
+func (b *Backlog) each(s *segment, offset int64, f func(r *Record) bool) error {
+	m, err := b.o.FS.Map(s.path, s.size)
+	if err != nil {
+		return err
+	}
+	defer m.Unmap()
+	fault := guard(m, func() {
+		var r Record
+		for data := m[:min(s.end, int64(len(m)))]; offset < int64(len(data)); {
+			size, v := decode(data[offset:], &r, offset, s.salt)
+			if v == nothing {
+				offset = resync(data, offset, s.salt)
+				continue
+			}
+			if offset += size; v == whole && !f(&r) {
+				return
+			}
+		}
+	})
+	if fault != nil {
+		b.report(s, offset, fault)
+	}
+	return nil
+}
+
 // start returns the offset of the first record.
 func (s *segment) start() int64 {
 	if s.foreign != nil {

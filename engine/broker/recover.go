@@ -153,7 +153,9 @@ func (t *Topic) finishRecovered(queues []*mmapqueue.RecoveredQueue) error {
 		if err != nil {
 			return err
 		}
-		c.Finish(rq.Finished)
+		if err := c.FinishAgain(rq.Finished); err != nil {
+			return err
+		}
 		t.owed.Store(1)
 	}
 	return nil
