@@ -35,6 +35,7 @@ type world struct {
 	cons  []*consumer
 	log   []delivery
 	errs  int
+	bound int                   // of each round
 	saved map[string]savedTopic // what the engine would have in its file
 }
 
@@ -187,7 +188,10 @@ func (w *world) round(i int, f func(s *Shard)) {
 	if f != nil {
 		f(s)
 	}
-	s.EndRound()
+	s.Bound(w.bound)
+	if s.EndRound() {
+		w.Wake(i)
+	}
 }
 
 // patience bounds every wait. Nothing comes near it unless something hangs.
@@ -651,6 +655,7 @@ func runModel(t *testing.T, seed uint64, mem int, d Durability) {
 	}
 	moded := false // the topic's durability was changed
 	w.b.opts.Topology = seed%2 == 1
+	w.bound = int(seed/2%3) * 20
 	topic, err := w.b.Topic("t")
 	if err != nil {
 		t.Fatal(err)

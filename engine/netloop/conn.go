@@ -53,6 +53,7 @@ type Conn struct {
 	expect   int // Traffic has nothing to do before this many bytes; 0: any
 	lastRead int // bytes of the last read
 	reads    uint32
+	bulkNs   int64 // when it last sent or took bulk or more at once
 
 	out      []byte // pooled; out[outOff:] waits to be sent
 	outOff   int
