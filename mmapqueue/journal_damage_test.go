@@ -1,9 +1,11 @@
 package mmapqueue_test
 
 import (
+	"cmp"
 	"encoding/binary"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -28,18 +30,22 @@ func filledJournal(t *testing.T, n int) string {
 	return crashed
 }
 
-// journalFiles returns the files of a journal that are in use, oldest first.
+// journalFiles returns the files of a journal that are in use, oldest first: a file's
+// name says when it was made, its header which segment it is now.
 func journalFiles(t *testing.T, dir string) (paths []string) {
 	t.Helper()
 	all, err := filepath.Glob(filepath.Join(dir, "*.journal"))
 	must(t, err)
+	numbers := map[string]uint64{}
 	for _, path := range all {
 		b, err := os.ReadFile(path)
 		must(t, err)
-		if binary.LittleEndian.Uint64(b[8:]) > 0 {
+		if n := binary.LittleEndian.Uint64(b[8:]); n > 0 {
+			numbers[path] = n
 			paths = append(paths, path)
 		}
 	}
+	slices.SortFunc(paths, func(a, b string) int { return cmp.Compare(numbers[a], numbers[b]) })
 	return paths
 }
 
