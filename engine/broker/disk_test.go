@@ -6,9 +6,12 @@ import (
 	"math/rand/v2"
 	"path/filepath"
 	"runtime"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/edsrzf/mmap-go"
 
 	"github.com/zsqio/zsq/internal/block"
 	"github.com/zsqio/zsq/internal/faultfs"
@@ -260,5 +263,46 @@ func TestCloseAwaitsNoLoop(t *testing.T) {
 	<-emptied
 	if got := stored(t, dir); len(got) != len(bodies) {
 		t.Errorf("%d of %d messages are there", len(got), len(bodies))
+	}
+}
+
+// unmappableFS is a disk whose files cannot be mapped, as without descriptors.
+type unmappableFS struct {
+	mmapqueue.FS
+	tries atomic.Int64
+}
+
+func (u *unmappableFS) Map(string, int64) (mmap.MMap, error) {
+	u.tries.Add(1)
+	return nil, syscall.EMFILE
+}
+
+// TestCloseWhileNothingCanBeRead closes a broker that cannot bring anything back from
+// its backlog: what lies there stays.
+func TestCloseWhileNothingCanBeRead(t *testing.T) {
+	dir, disk := t.TempDir(), &unmappableFS{FS: mmapqueue.OS}
+	b, topic := diskBroker(t, dir, mmapqueue.Options{FS: disk})
+	var bodies [][]byte
+	for seq := range uint32(8) {
+		bodies = append(bodies, binary.BigEndian.AppendUint32(make([]byte, 4), seq))
+	}
+	if err := b.PublishForeign(topic, bodies, 0); err != nil {
+		t.Fatal(err)
+	}
+	q := topic.Find("c").q
+	refs := make([]block.Ref, 5)
+	b.drop(nil, refs[:q.pop(refs)]) // somebody has read what was in memory
+	b.kickRefill(q)
+	for disk.tries.Load() == 0 {
+		runtime.Gosched()
+	}
+	if err := b.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if b.Health() == nil {
+		t.Error("nobody was told")
+	}
+	if got := stored(t, dir); len(got) != 3 {
+		t.Errorf("%d of 3 messages are there", len(got))
 	}
 }

@@ -3,6 +3,7 @@ package broker
 import (
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/zsqio/zsq/internal/block"
 	"github.com/zsqio/zsq/mmapqueue"
@@ -38,6 +39,7 @@ type queue struct {
 	taken       atomic.Uint64 // messages that publishers have given to this queue
 	gate        gate          // of a queue that a topic holds back
 	refilling   atomic.Bool
+	unreadable  atomic.Bool             // the refiller's last read failed
 	draining    atomic.Bool             // aged messages are leaving the ring: nobody else pops or refills; set under mu
 	parked      atomic.Bool             // they have left it: no refill before a subscriber asks
 	pinned      atomic.Uint64           // records below it, in other hands for long, keep too much of the backlog; 0: none
@@ -165,6 +167,11 @@ func (q *queue) share(m memory) (limit, step int) {
 // refillBatch bounds what one step of a refiller moves.
 const refillBatch = 512
 
+// refillPause is how long a refiller waits before it tries once more to read what it
+// could not: most likely there are no descriptors left. (What is damaged is passed
+// over.)
+const refillPause = 50 * time.Millisecond
+
 // refill moves messages from the backlog to the ring until it is full or
 // nothing is left. It is the body of the refiller goroutine.
 func (q *queue) refill(b *Broker, wake func()) {
@@ -173,6 +180,13 @@ func (q *queue) refill(b *Broker, wake func()) {
 		if moved > 0 {
 			wake()
 			continue
+		}
+		if q.unreadable.Load() {
+			if b.closing.Load() {
+				q.refilling.Store(false)
+				return
+			}
+			time.Sleep(refillPause)
 		}
 		q.refilling.Store(false)
 		// Whoever asked between the last step and the store was turned away
@@ -223,6 +237,7 @@ func (q *queue) refillStep(b *Broker) (moved int) {
 		if err != nil {
 			b.diskFailed(err)
 		}
+		q.unreadable.Store(err != nil)
 		b.adoptRead(q, q.left[before:])
 	}
 	moved = q.ring.TryPush(q.left[:min(room, len(q.left))])

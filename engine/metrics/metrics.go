@@ -243,7 +243,7 @@ func (b *builder) histogram(name, help string, hs ...latency.Histogram) {
 	for i := range hs {
 		h := &hs[i]
 		count, sum := h.Totals()
-		out := &dto.Histogram{SampleCount: proto.Uint64(count), SampleSum: proto.Float64(float64(sum) / 1e9)}
+		out := &dto.Histogram{SampleCount: proto.Uint64(count), SampleSum: proto.Float64(sum)}
 		for j := range latency.Bounds {
 			out.Bucket = append(out.Bucket, &dto.Bucket{
 				UpperBound: proto.Float64(float64(latency.Bound(j)) / 1e9), CumulativeCount: proto.Uint64(h.Upto(j)),

@@ -207,14 +207,27 @@ func Bound(i int) int64 { return 1 << (baseBits + 2*i) }
 // goroutine, and a copy to whoever has it.
 type Histogram struct {
 	counts [64]uint64
-	sumNs  int64
+	sumNs  int64 // of all, less sumS
+	sumS   int64 // seconds
 }
 
-// Record counts n durations of ns each; a negative one counts as none.
+// carryNs is when seconds are carried: a million messages a second that have waited
+// for an hour would be too much for sumNs after three seconds.
+const carryNs = 1 << 60
+
+// Record counts n durations of ns each, which are less than 2^62 ns together; a
+// negative one counts as none.
 func (h *Histogram) Record(ns int64, n uint64) {
 	ns = max(ns, 0)
 	h.counts[bits.Len64(uint64(ns))&63] += n
-	h.sumNs += ns * int64(n)
+	if h.sumNs += ns * int64(n); h.sumNs >= carryNs {
+		h.carry()
+	}
+}
+
+func (h *Histogram) carry() {
+	h.sumS += h.sumNs / 1e9
+	h.sumNs %= 1e9
 }
 
 // Merge adds what another one holds.
@@ -223,14 +236,16 @@ func (h *Histogram) Merge(other *Histogram) {
 		h.counts[i] += n
 	}
 	h.sumNs += other.sumNs
+	h.sumS += other.sumS
+	h.carry()
 }
 
-// Totals returns how many durations there are and their sum in nanoseconds.
-func (h *Histogram) Totals() (count uint64, sumNs int64) {
+// Totals returns how many durations there are and their sum in seconds.
+func (h *Histogram) Totals() (count uint64, sumS float64) {
 	for _, n := range h.counts {
 		count += n
 	}
-	return count, h.sumNs
+	return count, float64(h.sumS) + float64(h.sumNs)/1e9
 }
 
 // Upto returns how many durations are shorter than Bound(i).

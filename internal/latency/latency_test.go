@@ -128,8 +128,24 @@ func TestHistogram(t *testing.T) {
 			t.Errorf("%d are below %d, want %d", got, latency.Bound(i), want)
 		}
 	}
-	if n, s := h.Totals(); n != 3*latency.Bounds+1 || s != sum {
-		t.Errorf("%d, sum %d, want %d", n, s, sum)
+	if n, s := h.Totals(); n != 3*latency.Bounds+1 || math.Abs(s-float64(sum)/1e9) > 1e-9*s {
+		t.Errorf("%d, sum %g s, want %d ns", n, s, sum)
+	}
+}
+
+// Many long durations are too much for a sum in nanoseconds.
+func TestHistogramLong(t *testing.T) {
+	var h, all latency.Histogram
+	const hour = 3600
+	for range 1000 {
+		h.Record(hour*1e9, 1_000_000)
+		h.Record(1, 1)
+	}
+	for range 20 {
+		all.Merge(&h)
+	}
+	if _, s := all.Totals(); math.Abs(s/(20*1000*1_000_000*hour)-1) > 1e-9 {
+		t.Errorf("sum %g s", s)
 	}
 }
 
