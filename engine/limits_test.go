@@ -6,6 +6,8 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -156,17 +158,8 @@ func TestConnectionMemoryMeanwhile(t *testing.T) {
 	o.AuthHTTPAddresses = []string{strings.TrimPrefix(a.URL, "http://")}
 	e := start(t, o)
 	const why = "connections have no memory left"
-	hog := greet(t, e, "AUTH\n"+size(3<<20))
-	hog.send(strings.Repeat("x", 100<<10))
-	tail := strings.Repeat("y", 400)
-	for full := false; !full; {
-		probe := greet(t, e, "IDENTIFY\n"+size(1000)+strings.Repeat("x", 600))
-		greet(t, e, identify("{}")).want("OK") // the loop has seen the probe
-		if _, err := io.WriteString(probe, tail); err != nil {
-			t.Log(err) // it has been closed already
-		}
-		full = probe.next() == "E_IDENTIFY_FAILED IDENTIFY failed "+why
-	}
+	hog := hogMemory(t, e)
+	defer hog.Close()
 	more := strings.Repeat(pub("t", strings.Repeat("x", 100)), 20)
 
 	c := greet(t, e, auth("slow")+more)
@@ -181,7 +174,60 @@ func TestConnectionMemoryMeanwhile(t *testing.T) {
 		}
 		c.want("E_IDENTIFY_FAILED IDENTIFY failed "+why, ended)
 	}
-	_ = hog.Close()
+}
+
+// hogMemory takes all of the 128 KB that the connections of a daemon with one loop
+// may buffer, until its connection closes.
+func hogMemory(t *testing.T, e *engine.Engine) *peer {
+	t.Helper()
+	hog := greet(t, e, "IDENTIFY\n"+size(3<<20))
+	hog.send(strings.Repeat("x", 100<<10))
+	tail := strings.Repeat("y", 400)
+	for {
+		probe := greet(t, e, "IDENTIFY\n"+size(1000)+strings.Repeat("x", 600))
+		greet(t, e, identify("{}")).want("OK") // the loop has seen the probe
+		if _, err := io.WriteString(probe, tail); err != nil {
+			t.Log(err) // it has been closed already
+		}
+		if probe.next() == "E_IDENTIFY_FAILED IDENTIFY failed connections have no memory left" {
+			return hog
+		}
+	}
+}
+
+// TestConnectionMemorySub has clients subscribe to a channel that comes and goes
+// with them, and send on behind, when connections may buffer no more. A SUB that has
+// to wait for the channel's end fails with a word.
+func TestConnectionMemorySub(t *testing.T) {
+	t.Parallel()
+	o := options(t)
+	o.Loops, o.ConnectionMemoryLimit = 1, 128<<10
+	o.MaxMsgSize, o.MaxBodySize = 4<<20, 4<<20
+	e := start(t, o)
+	defer hogMemory(t, e).Close()
+	more := strings.Repeat(pub("other", strings.Repeat("x", 100)), 20)
+	var refused atomic.Int64
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			for range 150 {
+				p := greet(t, e, sub("e#ephemeral", "c#ephemeral"), more)
+				switch got := p.next(); got {
+				case "OK":
+				case "E_SUB_FAILED SUB failed connections have no memory left":
+					refused.Add(1)
+					if got := p.next(); got != ended {
+						t.Errorf("after the error: %q", got)
+					}
+				default:
+					t.Errorf("got %q", got)
+				}
+				_ = p.Close()
+			}
+		})
+	}
+	wg.Wait()
+	t.Logf("%d of 600 were refused", refused.Load())
 }
 
 // TestLimitsOfNames shows what is said when there are as many topics, or
