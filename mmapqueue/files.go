@@ -155,9 +155,25 @@ func Probe(disk FS, dir string) error {
 	if err := disk.MkdirAll(dir); err != nil {
 		return err
 	}
-	path := filepath.Join(dir, "probe")
+	path := filepath.Join(dir, probeFile)
 	if err := replaceFile(disk, path, make([]byte, segmentBytesMin), true); err != nil {
 		return err
 	}
 	return disk.Remove(path)
+}
+
+// probeFile is what a probe makes; whoever finds it removes it.
+const probeFile = "probe"
+
+// probe reports whether a file of that size could be made in dir.
+func probe(disk FS, dir string, size int64) error {
+	path := filepath.Join(dir, probeFile)
+	f, err := disk.Create(path, size)
+	if err == nil {
+		err = f.Close()
+	}
+	if removed := disk.Remove(path); err == nil {
+		err = removed
+	}
+	return err
 }
