@@ -146,9 +146,9 @@ func syncDir(dir string) error {
 	return nil
 }
 
-// Probe reports whether a log could write in dir now: it makes a small file there,
-// syncs it and removes it. A nil disk is OS.
-func Probe(disk FS, dir string) error {
+// Probe reports whether a log could write that many bytes in dir now: it makes a
+// small file there, syncs it and removes it, and sets the bytes aside. A nil disk is OS.
+func Probe(disk FS, dir string, bytes int64) error {
 	if disk == nil {
 		disk = OS
 	}
@@ -159,7 +159,10 @@ func Probe(disk FS, dir string) error {
 	if err := replaceFile(disk, path, make([]byte, segmentBytesMin), true); err != nil {
 		return err
 	}
-	return disk.Remove(path)
+	if err := disk.Remove(path); err != nil || bytes <= segmentBytesMin {
+		return err
+	}
+	return probe(disk, dir, bytes)
 }
 
 // probeFile is what a probe makes; whoever finds it removes it.
