@@ -9,6 +9,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/zsqio/zsq/engine/broker"
 	"github.com/zsqio/zsq/internal/wire"
 	"github.com/zsqio/zsq/mmapqueue"
@@ -123,19 +125,22 @@ func (m *metadata) write() error {
 }
 
 // load brings the topics and channels of the file back. A missing file is a
-// fresh start. One that cannot be understood is kept under another name: topics
+// fresh start. One that cannot be read or understood is kept under another name: topics
 // and channels with messages are found from their backlogs.
 func (m *metadata) load(b *broker.Broker) error {
 	raw, err := os.ReadFile(m.path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	if err != nil {
+	var file metaFile
+	if err == nil {
+		err = json.Unmarshal(raw, &file)
+	}
+	if errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) {
 		return fmt.Errorf("failed to load metadata - %w", err)
 	}
-	var file metaFile
-	if err := json.Unmarshal(raw, &file); err != nil {
-		m.e.log.printf(LogError, "failed to parse metadata in %s, kept as %s.bad - %s", m.path, m.path, err)
+	if err != nil {
+		m.e.log.printf(LogError, "failed to read metadata in %s, kept as %s.bad - %s", m.path, m.path, err)
 		if err := os.Rename(m.path, m.path+".bad"); err != nil {
 			return fmt.Errorf("failed to load metadata - %w", err)
 		}

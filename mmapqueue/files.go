@@ -156,18 +156,37 @@ func syncDir(dir string) error {
 	return nil
 }
 
-// Probe reports whether a log could write in dir now: it makes a small file there,
-// syncs it and removes it. A nil disk is OS.
-func Probe(disk FS, dir string) error {
+// Probe reports whether a log could write that many bytes in dir now: it makes a
+// small file there, syncs it and removes it, and sets the bytes aside. A nil disk is OS.
+func Probe(disk FS, dir string, bytes int64) error {
 	if disk == nil {
 		disk = OS
 	}
 	if err := disk.MkdirAll(dir); err != nil {
 		return err
 	}
-	path := filepath.Join(dir, "probe")
+	path := filepath.Join(dir, probeFile)
 	if err := replaceFile(disk, path, make([]byte, segmentBytesMin), true); err != nil {
 		return err
 	}
-	return disk.Remove(path)
+	if err := disk.Remove(path); err != nil || bytes <= segmentBytesMin {
+		return err
+	}
+	return probe(disk, dir, bytes)
+}
+
+// probeFile is what a probe makes; whoever finds it removes it.
+const probeFile = "probe"
+
+// probe reports whether a file of that size could be made in dir.
+func probe(disk FS, dir string, size int64) error {
+	path := filepath.Join(dir, probeFile)
+	f, err := disk.Create(path, size)
+	if err == nil {
+		err = f.Close()
+	}
+	if removed := disk.Remove(path); err == nil {
+		err = removed
+	}
+	return err
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"runtime"
 	"syscall"
 	"testing"
 
@@ -114,4 +115,102 @@ func TestSpaceTaken(t *testing.T) {
 		drained = accepted
 	}
 	must(t, b.Remove())
+}
+
+// TestJournalOnFullDisk shows that a journal makes smaller segments where the disk has no
+// room for one of the usual size, keeps what it acknowledged, is not well because a
+// little can still be written, and makes usual ones again when there is room.
+func TestJournalOnFullDisk(t *testing.T) {
+	const size, body = 1 << 20, 4000
+	disk := faultfs.New()
+	disk.Limit(2500 << 10)
+	dir := filepath.Join(t.TempDir(), "journal")
+	j, _ := mustJournal(t, dir, mmapqueue.JournalOptions{SegmentBytes: size, FS: disk})
+	j.Start()
+	q := j.NewQueue("topic", "channel")
+	next := uint64(1)
+	submit := func(n int) error {
+		b := j.Batch()
+		b.Use(q.Alone())
+		for range n {
+			b.Message(q.Alone(), next, 1, 0, 1, make([]byte, body))
+			next++
+		}
+		done := make(chan error, 1)
+		j.Submit(b, func(err error) { done <- err })
+		return <-done
+	}
+	acked := map[uint64]bool{}
+	fill := func() (err error) {
+		for err == nil {
+			first := next
+			if err = submit(5); err == nil {
+				for id := first; id < next; id++ {
+					acked[id] = true
+				}
+			}
+			if next > 10_000 {
+				t.Fatal("the disk does not fill")
+			}
+		}
+		return err
+	}
+	sizes := func() (usual, smaller int) {
+		for _, path := range journalFiles(t, dir) {
+			stat, err := os.Stat(path)
+			must(t, err)
+			switch n := stat.Size(); {
+			case n == size:
+				usual++
+			case n >= 64<<10 && n < size:
+				smaller++
+			default:
+				t.Errorf("a segment has %d bytes", n)
+			}
+		}
+		return usual, smaller
+	}
+	if err := fill(); !errors.Is(err, syscall.ENOSPC) {
+		t.Fatal(err)
+	}
+	usual, smaller := sizes()
+	if usual < 2 || smaller < 2 || len(acked) < 500 {
+		t.Errorf("%d segments of the usual size and %d smaller ones took %d messages of 2.5 MB", usual, smaller, len(acked))
+	}
+	// There is room for a finish, not for these.
+	disk.Limit(70 << 10)
+	if submit(30) == nil {
+		t.Error("there is no room for this, and it was acknowledged")
+	}
+	b := j.Batch()
+	b.Finish(q, []uint64{1})
+	j.Submit(b, nil)
+	must(t, j.Flush())
+	delete(acked, 1)
+	if err := j.Err(); !errors.Is(err, syscall.ENOSPC) {
+		t.Errorf("there is no room for what was refused, and the journal says %v", err)
+	}
+	disk.Limit(4 << 20)
+	for j.Err() != nil { // it heals by itself
+		runtime.Gosched()
+	}
+	if err := fill(); !errors.Is(err, syscall.ENOSPC) {
+		t.Fatal(err)
+	}
+	if now, _ := sizes(); now < usual+3 {
+		t.Errorf("%d segments of the usual size when there was room, %d before", now, usual)
+	}
+	crashed := clone(t, dir)
+	disk.Limit(-1)
+	must(t, j.Flush())
+	must(t, j.Close())
+	_, r := mustJournal(t, crashed, mmapqueue.JournalOptions{SegmentBytes: size})
+	for _, q := range r.Queues {
+		for _, m := range q.Messages {
+			delete(acked, m.ID)
+		}
+	}
+	if len(acked) > 0 || r.Damaged > 0 {
+		t.Errorf("%d acknowledged messages are lost, %d places damaged", len(acked), r.Damaged)
+	}
 }

@@ -65,6 +65,7 @@ type Journal struct {
 	numbers      atomic.Uint32 // the last number given to a queue or group
 	segment      atomic.Uint64 // number of the segment that the next record goes to, or of one before it
 	failure      atomic.Pointer[error]
+	refused      atomic.Int64 // bytes of the largest batch for which the disk had no room, since the journal last worked
 	lost         damageLog
 
 	mu        sync.Mutex
@@ -126,6 +127,9 @@ func (j *Journal) load() error {
 	for _, e := range entries {
 		slot, ok := journalSlot(e.Name())
 		if !ok {
+			if e.Name() == probeFile {
+				j.o.FS.Remove(filepath.Join(j.dir, probeFile))
+			}
 			continue
 		}
 		j.slot = max(j.slot, slot)
@@ -370,7 +374,8 @@ func (j *Journal) Segments() (count int, oldest uint64) {
 	return len(j.segments), oldest
 }
 
-// Close writes what was submitted and ends the writer. The files stay.
+// Close writes what was submitted and ends the writer. The files stay. The error is
+// why something could not be written that must not be lost, as with Flush.
 func (j *Journal) Close() error {
 	j.mu.Lock()
 	j.stopping = true
@@ -389,6 +394,9 @@ func (j *Journal) Close() error {
 	j.unsynced = nil
 	for _, s := range j.segments {
 		err = firstErr(err, s.unmap())
+	}
+	if j.kept.Empty() {
+		return err // whose messages were refused has been told
 	}
 	return firstErr(err, j.Err())
 }

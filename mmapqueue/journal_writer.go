@@ -1,9 +1,11 @@
 package mmapqueue
 
 import (
+	"errors"
 	"fmt"
 	"runtime"
 	"slices"
+	"syscall"
 	"time"
 )
 
@@ -73,16 +75,21 @@ func (j *Journal) commit(work []*JournalBatch) {
 	clear(run.placed[:cap(run.placed)])
 	clear(run.all)
 	run.all = run.all[:0]
-	worked, wrote := true, false
+	worked, wrote, bytes := true, false, int64(0)
 	for _, b := range work {
 		worked = worked && b.err == nil
 		wrote = wrote || !b.Empty()
+		bytes += int64(b.Size())
 	}
 	switch {
 	case !worked:
 		j.probe()
-	case wrote && j.failure.Load() != nil:
+	case !wrote || j.failure.Load() == nil:
+	case bytes < j.refused.Load():
+		j.probe() // a full disk has room for a little
+	default:
 		j.failure.Store(nil)
+		j.refused.Store(0)
 	}
 	for _, b := range work {
 		if b.flush && !j.kept.Empty() {
@@ -114,6 +121,13 @@ func (j *Journal) probe() {
 		j.mu.Lock()
 		stopping := j.stopping
 		j.mu.Unlock()
+		if n := j.refused.Load(); !stopping && n > 0 {
+			if probe(j.o.FS, j.dir, n) != nil {
+				j.probe()
+				return
+			}
+			j.refused.CompareAndSwap(n, 0)
+		}
 		if !stopping {
 			b := j.Batch()
 			b.add(&Record{Kind: kindFinish}) // of nothing
@@ -126,6 +140,9 @@ func (j *Journal) probe() {
 func (j *Journal) failed(b *JournalBatch, err error) {
 	b.err = err
 	j.failure.Store(&err)
+	if errors.Is(err, syscall.ENOSPC) {
+		j.refused.Store(max(j.refused.Load(), int64(b.Size())))
+	}
 	b.essentials(&j.kept)
 }
 

@@ -75,7 +75,7 @@ type Broker struct {
 	trim     sync.Mutex // one trimJournal at a time
 
 	writeSlots chan struct{} // bounds the writers that are in a system call
-	health     atomic.Pointer[error]
+	health     atomic.Pointer[diskFailure]
 	gone       struct{ places, records atomic.Int64 } // damage in topics that are deleted
 	probing    atomic.Bool                            // a helper looks whether the disk works again
 }

@@ -50,3 +50,6 @@ func TestLongLedger(t *testing.T) {
 
 // TestLongPowerCuts cuts the power 500 times.
 func TestLongPowerCuts(t *testing.T) { manyPowerCuts(t, 50, 10) }
+
+// TestLongPowerCutsNews cuts it 400 times among topics that come and go.
+func TestLongPowerCutsNews(t *testing.T) { manyNewsCuts(t, 1000, 40, 10) }

@@ -64,7 +64,7 @@ func (b *Broker) unpin(t *Topic, q *queue) (loops bool) {
 	if below > 0 {
 		t.writer.inOrder(func(log *mmapqueue.Backlog) {
 			if _, err := cursor.Renew(); err != nil && !errors.Is(err, mmapqueue.ErrClosed) {
-				b.writeFailed(err)
+				b.writeFailed(err, 0)
 			}
 		})
 	}

@@ -32,6 +32,14 @@ type want struct {
 	journaled bool
 }
 
+// size returns the bytes of the batch's messages.
+func (j *job) size() (n int64) {
+	for _, r := range j.refs {
+		n += int64(r.Len)
+	}
+	return n
+}
+
 // ticket tells a shard, or a foreign publisher, that a batch was written.
 type ticket struct {
 	waiters []waiter
@@ -167,7 +175,7 @@ func (w *writer) begin(j *job) {
 		err = w.write(j)
 	}
 	if err != nil {
-		w.b.writeFailed(err)
+		w.b.writeFailed(err, j.size())
 		w.settle(j, err)
 		return
 	}
@@ -223,7 +231,7 @@ func (w *writer) replace(j *job) {
 			j.from.mu.Unlock()
 		}
 	} else {
-		w.b.writeFailed(err)
+		w.b.writeFailed(err, j.size())
 	}
 	for _, n := range j.want {
 		n.q.mu.Unlock()
@@ -251,7 +259,7 @@ func (w *writer) settleAll() {
 	if err != nil {
 		w.b.diskFailed(err)
 	} else {
-		w.b.diskWorked()
+		w.b.diskWorked(w.written)
 	}
 	for _, j := range w.written {
 		w.settleWritten(j, err)
