@@ -107,6 +107,7 @@ func TestLogKeepsOrder(t *testing.T) {
 // TestLogDrops has nobody read: no line waits, and what did not fit is counted
 // where it is missing. FATAL lines are kept.
 func TestLogDrops(t *testing.T) {
+	t.Parallel()
 	g := newGate()
 	b := engine.NewLogBuffer(g, "p ", engine.LogText)
 	say := func(level engine.LogLevel, text string) { engine.LogLine(b, "p ", engine.LogText, level, text) }
@@ -215,6 +216,7 @@ func TestLogNobodyReads(t *testing.T) {
 
 // TestLogStuckAtTheEnd stops a daemon whose log nobody ever reads.
 func TestLogStuckAtTheEnd(t *testing.T) {
+	t.Parallel()
 	g := newGate()
 	defer close(g.opened)
 	e, err := engine.New(options(t), g)
