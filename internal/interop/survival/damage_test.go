@@ -3,6 +3,8 @@ package survival
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
+	"io/fs"
 	"maps"
 	"math/rand/v2"
 	"os"
@@ -46,6 +48,23 @@ func untouched(t *testing.T, keys []uint64, before map[string][]byte, damage map
 		}
 	}
 	return intact
+}
+
+// holding returns those of a live daemon's files that hold any of the messages. A
+// file that does not may go at any moment, and may have gone.
+func holding(t *testing.T, paths []string, keys []uint64) (needed []string) {
+	t.Helper()
+	for _, path := range paths {
+		b, err := os.ReadFile(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		must(t, err)
+		if whole := map[string][]span{path: {{0, int64(len(b))}}}; len(untouched(t, keys, map[string][]byte{path: b}, whole)) < len(keys) {
+			needed = append(needed, path)
+		}
+	}
+	return needed
 }
 
 // A harm is something that happens to files between two runs. It returns what it

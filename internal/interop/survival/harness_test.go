@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -240,6 +241,9 @@ func (p *peer) settled(t testing.TB) (messages [][]byte) {
 func files(t testing.TB, dir, pattern string) (paths []string) {
 	t.Helper()
 	must(t, filepath.WalkDir(dir, func(path string, e os.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) { // a daemon has removed it meanwhile
+			return nil
+		}
 		if err != nil {
 			return err
 		}

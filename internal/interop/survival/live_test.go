@@ -24,10 +24,10 @@ func TestFilesHarmedUnderDaemon(t *testing.T) {
 				d.Create(t, "t", "c")
 				d.publish(t, "t", 0, damageCount, damageSize)
 				d.consume(t, "t", "c", 5000, damageSize)
-				paths := files(t, filepath.Join(dir, "zsq"), "*.seg")
-				before := read(t, paths)
 				// Those in front of them were in the consumer's hands, and go about.
 				keys := keysFrom(8000, damageCount-8000)
+				paths := holding(t, files(t, filepath.Join(dir, "zsq"), "*.seg"), keys)
+				before := read(t, paths)
 				intact := untouched(t, keys, before, h.do(t, random(seed), paths))
 				d.harmed(t, keys, intact, h.told, true)
 				d.Stop(t)
