@@ -201,6 +201,7 @@ func (a api) Stats(topic, channel string, includeClients bool) httpapi.Stats {
 			}
 		}
 	}
+	st.Damage = damage(a.e.broker.Damage())
 	e2e := a.e.newEndToEnd()
 	for _, t := range a.e.broker.Topics() {
 		if topic != "" && t.Name() != topic {
@@ -213,11 +214,20 @@ func (a api) Stats(topic, channel string, includeClients bool) httpapi.Stats {
 	return st
 }
 
+// damage returns nil where there is none.
+func damage(d broker.Damage) *httpapi.Damage {
+	if d == (broker.Damage{}) {
+		return nil
+	}
+	return &httpapi.Damage{Places: d.Places, Records: d.Records}
+}
+
 func topicStats(t *broker.Topic, channel string, consumers map[*broker.Channel][]httpapi.ClientStats, includeClients bool, e2e *endToEnd) (httpapi.TopicStats, bool) {
 	ts := httpapi.TopicStats{TopicName: t.Name(), Channels: []httpapi.ChannelStats{}, Paused: t.Paused()}
 	if d, own := t.Durability(); own {
 		ts.Durability = Durability(d).String()
 	}
+	ts.Damage = damage(t.Damage())
 	ts.Depth, ts.BackendDepth = t.Depth()
 	ts.MessageCount, ts.MessageBytes = t.Messages()
 	e2e.begin()
@@ -269,17 +279,8 @@ func (e *Engine) clients(topic string) iter.Seq[seenClient] {
 			for from, more := 0, true; more; from += clientsAtOnce {
 				seen = seen[:0]
 				l.Do(func() {
-					to := min(from+clientsAtOnce, len(h.conns))
-					for _, c := range h.conns[min(from, to):to] {
-						if c != nil && c.greeted && (c.sub != nil || len(c.pubs) > 0) {
-							one := seenClient{stats: c.stats(topic), producer: len(c.pubs) > 0}
-							if c.sub != nil {
-								one.channel = c.sub.Channel()
-							}
-							seen = append(seen, one)
-						}
-					}
-					done <- to < len(h.conns)
+					seen = h.describe(seen, from, topic)
+					done <- from+clientsAtOnce < len(h.conns)
 				})
 				select {
 				case more = <-done:
@@ -294,6 +295,21 @@ func (e *Engine) clients(topic string) iter.Seq[seenClient] {
 			}
 		}
 	}
+}
+
+// describe adds to seen the connections from that place on, clientsAtOnce places.
+func (h *handler) describe(seen []seenClient, from int, topic string) []seenClient {
+	to := min(from+clientsAtOnce, len(h.conns))
+	for _, c := range h.conns[min(from, to):to] {
+		if c != nil && c.greeted && (c.sub != nil || len(c.pubs) > 0) {
+			one := seenClient{stats: c.stats(topic), producer: len(c.pubs) > 0}
+			if c.sub != nil {
+				one.channel = c.sub.Channel()
+			}
+			seen = append(seen, one)
+		}
+	}
+	return seen
 }
 
 // stats describes the connection; topic is the one whose publishes to count.

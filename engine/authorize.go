@@ -212,7 +212,7 @@ func (c *conn) hearAgain() {
 }
 
 // ask asks the auth servers beside the loop and calls then on it, unless the
-// connection has gone by then. Why a question failed stands in the log only.
+// connection has gone, or has been told its last, by then. Why a question failed stands in the log only.
 func (c *conn) ask(then func(p *auth.Permissions, err error)) {
 	h := c.h
 	e := h.e
@@ -224,7 +224,7 @@ func (c *conn) ask(then func(p *auth.Permissions, err error)) {
 			e.log.printf(LogError, "[%s] AUTH failed - %v", c.peer, err)
 		}
 		h.loop.Do(func() {
-			if h.ended || c.nc.Fd < 0 {
+			if h.ended || c.nc.Fd < 0 || c.closing {
 				return
 			}
 			h.begin(h.loop)

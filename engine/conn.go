@@ -62,7 +62,7 @@ type conn struct {
 	waiting bool   // reading is paused until publishes are accepted
 	held    []owed // of earlier rounds, from heldAt on
 	heldAt  int
-	heldSum int  // bytes published in them
+	heldSum int  // their bytes
 	stuffed bool // reading is paused until the output has drained
 	asking  bool // reading is paused until the auth server has answered
 	closing bool // a fatal error is among the answers
@@ -85,15 +85,16 @@ type conn struct {
 type owed struct {
 	oks     int
 	answers []byte
-	bytes   int     // published
+	bytes   int     // published, and of answers
 	op      wire.Op // of the last publish, for its error
 	opens   bool    // the answer to SUB is among them
 	sinceNs int64
 }
 
 // What a connection may have published and not be answered for, before it is not
-// read any more. A round may be larger than the bytes: it stands alone then. All
-// connections of a loop together may have heldAll, and each heldLeast.
+// read any more; answers to its other commands, which wait behind those, count too.
+// A round may be larger than the bytes: it stands alone then. All connections of a
+// loop together may have heldAll, and each heldLeast.
 const (
 	heldRounds = 64
 	heldBytes  = 512 << 10
@@ -106,7 +107,7 @@ type pubCount struct {
 	count uint64
 }
 
-// errPeer are ends of a connection that are not worth a log line.
+// Ends of a connection that the client brought about.
 var (
 	errSilent = errors.New("no command within two heartbeats")
 	errStuck  = errors.New("client does not read")
@@ -164,23 +165,26 @@ func (c *conn) refuse(op wire.Op, err error) {
 // hold puts this round's answers on the list. It pauses the connection when that
 // is long.
 func (c *conn) hold(now int64) {
+	bytes := c.bytes + len(c.answers)
 	if n := c.holds(); c.pub.Pending() == n {
 		// Nothing was published: these follow the last ones.
 		last := &c.held[len(c.held)-1]
 		for ; c.oks > 0 && len(last.answers) > 0; c.oks-- {
 			last.answers = append(last.answers, wire.OKFrame...)
+			bytes += len(wire.OKFrame)
 		}
 		last.oks += c.oks
 		last.answers = append(last.answers, c.answers...)
+		last.bytes += bytes
 		last.opens = last.opens || c.shut
 	} else {
 		if c.heldAt > 0 && len(c.held) == cap(c.held) {
 			clear(c.held[copy(c.held, c.held[c.heldAt:]):])
 			c.held, c.heldAt = c.held[:n], 0
 		}
-		c.held = append(c.held, owed{c.oks, c.answers, c.bytes, c.op, c.shut, now})
-		c.heldSum += c.bytes
+		c.held = append(c.held, owed{c.oks, c.answers, bytes, c.op, c.shut, now})
 	}
+	c.heldSum += bytes
 	c.oks, c.answers, c.bytes = 0, nil, 0
 	if !c.waiting && (c.holds() >= heldRounds || c.heldSum >= c.heldMost()) {
 		c.waiting = true

@@ -13,11 +13,13 @@ import (
 	"os"
 	"os/exec"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/zsqio/zsq/engine"
+	"github.com/zsqio/zsq/mmapqueue"
 )
 
 // The crash harness: a daemon in a process of its own is killed under load, again
@@ -438,6 +440,9 @@ func crash(t *testing.T, mode string, mem, rounds int, seed uint64, fault string
 		}
 		_ = cmd.Wait()
 		r.hangUp()
+		if fault == "" && strings.Contains(log.String(), mmapqueue.ErrCorrupt.Error()) {
+			l.fail("what a crash leaves was taken for damage")
+		}
 		if len(l.bad) > 0 {
 			t.Logf("round %d of seed %d: %d faults, the first: %s\n%s", round, seed, len(l.bad), l.bad[0], log)
 			return l.bad

@@ -62,11 +62,11 @@ type Engine struct {
 }
 
 // shutdownFlush bounds how long a stop waits for clients to take what is in
-// their connections' output.
+// their connections' output, those over HTTP first.
 const shutdownFlush = time.Second
 
 // New opens the data path, brings back what an earlier run left and listens.
-// Nothing is served before Start. logOut gets the log, through a LogBuffer.
+// Nothing is served before Start. logOut gets the log, through a logbuf.Buffer.
 func New(o *Options, logOut io.Writer) (*Engine, error) {
 	return newOn(system{wall: time.Now}, o, logOut)
 }
@@ -337,14 +337,7 @@ func (e *Engine) Failed() <-chan error { return e.httpError }
 func (e *Engine) Shutdown() error {
 	e.group.StopAccepting()
 	e.log.printf(LogInfo, "TCP: closing %s", e.tcpAddr)
-	ctx, cancel := context.WithTimeout(context.Background(), shutdownFlush)
-	defer cancel()
-	for _, s := range e.servers {
-		if s.Shutdown(ctx) != nil {
-			_ = s.Close()
-		}
-	}
-	e.serverWG.Wait()
+	e.stopServers()
 	for _, addr := range []net.Addr{e.httpAddr, e.httpsAddr} {
 		if addr != nil {
 			e.log.printf(LogInfo, "HTTP: closing %s", addr)
@@ -361,6 +354,8 @@ func (e *Engine) Shutdown() error {
 		e.statsd.Stop()
 	}
 	e.helpers.Wait() // they wait for loops, which still run
+	ctx, cancel := context.WithTimeout(context.Background(), shutdownFlush)
+	defer cancel()
 	if err := e.group.Shutdown(ctx); err != nil {
 		e.log.printf(LogWarn, "some clients did not take their last bytes: %v", err)
 	}
@@ -379,6 +374,19 @@ func (e *Engine) Shutdown() error {
 	e.log.printf(LogInfo, "NSQ: bye")
 	e.log.out.Flush()
 	return err
+}
+
+// stopServers ends HTTP. A client that is slow there takes none of the time that
+// those over TCP have.
+func (e *Engine) stopServers() {
+	ctx, cancel := context.WithTimeout(context.Background(), shutdownFlush)
+	defer cancel()
+	for _, s := range e.servers {
+		if s.Shutdown(ctx) != nil {
+			_ = s.Close()
+		}
+	}
+	e.serverWG.Wait()
 }
 
 // help runs f on a goroutine that Shutdown waits for. Once a stop has begun

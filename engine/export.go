@@ -51,10 +51,7 @@ func ExportUpstream(o *Options, summary, logOut io.Writer) error {
 	if err != nil {
 		return fmt.Errorf("export: %w", err)
 	}
-	if err := replaceFile(filepath.Join(to, "nsqd.dat"), meta); err != nil {
-		return fmt.Errorf("export: %w", err)
-	}
-	if err := syncDir(to); err != nil {
+	if err := mmapqueue.ReplaceFile(mmapqueue.OS, filepath.Join(to, "nsqd.dat"), meta); err != nil {
 		return fmt.Errorf("export: %w", err)
 	}
 	_, err = fmt.Fprintf(summary, "%d messages of %d topics in %d queues are in %s; %d of them were deferred and are due at once there\n",

@@ -196,6 +196,8 @@ func (e *Engine) metricsSnapshot() metrics.Snapshot {
 		Version: Version, OwnVersion: OwnVersion, Healthy: e.broker.Health() == nil, Start: e.started, MemoryBytes: e.broker.Memory(),
 		Rounds: make([]latency.Histogram, len(e.handlers)),
 	}
+	d := e.broker.Damage()
+	s.DamagedPlaces, s.LostRecords = d.Places, d.Records
 	var mu sync.Mutex
 	e.onLoops(func(h *handler) {
 		total := h.shard.EndToEnd()
@@ -224,6 +226,9 @@ func (e *Engine) metricsTopic(ts *httpapi.TopicStats) metrics.Topic {
 	t := metrics.Topic{
 		Name: ts.TopicName, Paused: ts.Paused, Messages: ts.MessageCount, Bytes: ts.MessageBytes,
 		Depth: ts.Depth, Backend: ts.BackendDepth, EndToEnd: metricsQuantiles(ts.E2E),
+	}
+	if ts.Damage != nil {
+		t.DamagedPlaces, t.LostRecords = ts.Damage.Places, ts.Damage.Records
 	}
 	if e.opts.Metrics != MetricsChannel {
 		return t

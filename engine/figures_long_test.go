@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -59,6 +61,41 @@ func TestLongScrape(t *testing.T) {
 		if best > time.Second {
 			t.Errorf("%s costs %v of CPU", target, best)
 		}
+	}
+	testPieces(t, e, conns)
+}
+
+// testPieces shows how long a reading of /stats keeps a loop from its clients,
+// while others read /stats too: no piece of the work takes a millisecond of the
+// loop's processor time.
+func testPieces(t *testing.T, e *engine.Engine, conns int) {
+	t.Helper()
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for {
+			read(t, e, "/stats?format=json")
+			select {
+			case <-stop:
+				return
+			default:
+			}
+		}
+	})
+	var all []time.Duration
+	for range 10 {
+		costs, n := e.PieceCosts()
+		if n != conns {
+			t.Errorf("%d connections are described, want %d", n, conns)
+		}
+		all = append(all, costs...)
+	}
+	close(stop)
+	wg.Wait()
+	slices.Sort(all)
+	t.Logf("%d pieces of /stats on the loops: median %v, 99 %% %v, most %v", len(all), all[len(all)/2], all[len(all)*99/100], all[len(all)-1])
+	if most := all[len(all)-1]; most > time.Millisecond {
+		t.Errorf("a piece took %v of its loop", most)
 	}
 }
 

@@ -10,11 +10,14 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/zsqio/zsq/mmapqueue"
 )
 
 // dataFormat is how we write the files below zsq in a data path. A later zsq that
-// writes them so that this one would take them for damaged counts it up.
-const dataFormat = 1
+// writes them so that this one would take them for damaged counts it up. With 1 the
+// journal's records were bound to their offsets; see mmapqueue.
+const dataFormat = 2
 
 // checkFormat refuses a data path that a later zsq has written. A path without a
 // number gets ours; what cannot be read or written is only logged.
@@ -24,10 +27,13 @@ func checkFormat(dataPath string, log *logger) error {
 	if err == nil {
 		var format int
 		if format, err = strconv.Atoi(strings.TrimSpace(string(b))); err == nil {
-			if format > dataFormat {
+			switch {
+			case format > dataFormat:
 				return fmt.Errorf("data-path %s has format %d, written by a later zsq; this one knows %d", dataPath, format, dataFormat)
+			case format == dataFormat:
+				return nil
 			}
-			return nil
+			err = fs.ErrNotExist // an earlier one gets ours: mmapqueue reads it, or says what it does not
 		}
 	}
 	if !errors.Is(err, fs.ErrNotExist) {
@@ -35,7 +41,7 @@ func checkFormat(dataPath string, log *logger) error {
 	}
 	err = os.MkdirAll(filepath.Dir(path), 0o700)
 	if err == nil {
-		err = replaceFile(path, []byte(strconv.Itoa(dataFormat)+"\n"))
+		err = mmapqueue.ReplaceFile(mmapqueue.OS, path, fmt.Appendln(nil, dataFormat))
 	}
 	if err != nil && !unwritable(err) { // of which the start says more
 		log.printf(LogError, "format of the data-path - %s", err)

@@ -67,18 +67,28 @@ func (h *handler) sweep(now int64) {
 }
 
 // NoMemory ends a client whose command does not fit into what connections may
-// buffer: it is told so behind the answers it is owed, where these can come.
+// buffer: it is told so behind the answers it is owed. Where more has come behind a
+// command that is still being done, that one fails; it is not done any further.
 func (h *handler) NoMemory(nc *netloop.Conn, rest []byte) {
 	h.begin(nc.Loop())
 	c := nc.Ctx.(*conn)
-	if c.closing || c.upgrading || c.asking || c.again != nil {
+	op := wire.OpUnknown
+	switch {
+	case c.closing, c.upgrading && c.tr.hs != nil: // TLS has begun: no frame can come between
 		nc.Close(netloop.ErrMemory)
 		return
+	case c.upgrading:
+		op = wire.OpIdentify
+	case c.asking && c.auth.perms == nil:
+		op = wire.OpAuth
+	case c.again != nil:
+		op = wire.OpSub
+	default:
+		if _, s := h.cmd.ParseLine(rest); s == wire.OK {
+			op = h.cmd.Op
+		}
 	}
-	op := wire.OpUnknown
-	if _, s := h.cmd.ParseLine(rest); s == wire.OK {
-		op = h.cmd.Op
-	}
+	c.upgrading, c.asking, c.again = false, false, nil
 	c.fail(wire.NoMemory(op, netloop.ErrMemory))
 }
 

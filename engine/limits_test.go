@@ -145,6 +145,45 @@ func TestConnectionMemory(t *testing.T) {
 	}
 }
 
+// TestConnectionMemoryMeanwhile has clients send on while a command of theirs is
+// still being done and connections may buffer no more. They are told so too.
+func TestConnectionMemoryMeanwhile(t *testing.T) {
+	t.Parallel()
+	a := newAuthServer(t)
+	o := options(t)
+	o.Loops, o.ConnectionMemoryLimit = 1, 128<<10
+	o.MaxMsgSize, o.MaxBodySize = 4<<20, 4<<20
+	o.AuthHTTPAddresses = []string{strings.TrimPrefix(a.URL, "http://")}
+	e := start(t, o)
+	const why = "connections have no memory left"
+	hog := greet(t, e, "AUTH\n"+size(3<<20))
+	hog.send(strings.Repeat("x", 100<<10))
+	tail := strings.Repeat("y", 400)
+	for full := false; !full; {
+		probe := greet(t, e, "IDENTIFY\n"+size(1000)+strings.Repeat("x", 600))
+		greet(t, e, identify("{}")).want("OK") // the loop has seen the probe
+		if _, err := io.WriteString(probe, tail); err != nil {
+			t.Log(err) // it has been closed already
+		}
+		full = probe.next() == "E_IDENTIFY_FAILED IDENTIFY failed "+why
+	}
+	more := strings.Repeat(pub("t", strings.Repeat("x", 100)), 20)
+
+	c := greet(t, e, auth("slow")+more)
+	c.want("E_AUTH_ERROR AUTH error "+why, ended)
+	a.question(t)
+	a.allow(60, "t", "c", "publish") // too late
+
+	for _, feature := range []string{"snappy", "deflate"} {
+		c = greet(t, e, identify(fmt.Sprintf(`{%q:true,"feature_negotiation":true}`, feature)), more)
+		if got := c.next(); !strings.Contains(got, fmt.Sprintf("%q:true", feature)) {
+			t.Errorf("IDENTIFY: %s", got)
+		}
+		c.want("E_IDENTIFY_FAILED IDENTIFY failed "+why, ended)
+	}
+	_ = hog.Close()
+}
+
 // TestLimitsOfNames shows what is said when there are as many topics, or
 // channels of a topic, as the options allow.
 func TestLimitsOfNames(t *testing.T) {

@@ -6,12 +6,12 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"sync"
 	"time"
 
 	"github.com/zsqio/zsq/engine/broker"
 	"github.com/zsqio/zsq/internal/wire"
+	"github.com/zsqio/zsq/mmapqueue"
 )
 
 // metadata keeps nsqd.dat: the topics and channels, and which are paused. The broker's
@@ -115,41 +115,11 @@ func (m *metadata) write() error {
 	if err != nil {
 		return err
 	}
-	if err := replaceFile(m.path, b); err != nil {
-		return err
-	}
-	if err := syncDir(filepath.Dir(m.path)); err != nil {
+	if err := mmapqueue.ReplaceFile(mmapqueue.OS, m.path, b); err != nil {
 		return err
 	}
 	m.e.broker.NewsSaved(mark)
 	return nil
-}
-
-// syncDir makes the names in a directory durable.
-func syncDir(path string) error {
-	d, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
-}
-
-// replaceFile writes a file so that it is, at any instant, whole: the old or
-// the new one.
-func replaceFile(path string, b []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*.tmp")
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(b)
-	err = errors.Join(err, f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		_ = os.Remove(f.Name())
-	}
-	return err
 }
 
 // load brings the topics and channels of the file back. A missing file is a

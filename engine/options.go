@@ -45,7 +45,7 @@ type Options struct {
 
 	DataPath        string // empty: the working directory
 	MemQueueSize    int64  // messages per topic and per channel
-	MaxBytesPerFile int64  // bytes
+	MaxBytesPerFile int64  // accepted for upstream's sake; files on disk have a size of their own
 	SyncEvery       int64  // messages
 	SyncTimeout     time.Duration
 

@@ -29,7 +29,7 @@ func (o *Options) Fields() []config.Field {
 		{Flag: "topology-zone", Usage: "zone of this node", Ptr: &o.TopologyZone},
 		{Flag: "data-path", Usage: "directory for messages on disk (default is the working directory)", Ptr: &o.DataPath},
 		{Flag: "mem-queue-size", Usage: "messages kept in memory per topic and per channel", Ptr: &o.MemQueueSize},
-		{Flag: "max-bytes-per-file", Usage: "bytes per file of a queue on disk", Ptr: &o.MaxBytesPerFile},
+		{Flag: "max-bytes-per-file", Usage: "accepted as nsqd has it; without effect here", Ptr: &o.MaxBytesPerFile},
 		{Flag: "sync-every", Usage: "messages written between fsyncs", Ptr: &o.SyncEvery},
 		{Flag: "sync-timeout", Usage: "longest time between fsyncs", Ptr: &o.SyncTimeout},
 		{Flag: "queue-scan-worker-pool-max", Usage: "accepted as nsqd has it; without effect here", Ptr: &o.QueueScanWorkerPoolMax},
@@ -65,7 +65,7 @@ func (o *Options) Fields() []config.Field {
 		{Flag: "snappy", Usage: "offer snappy", Ptr: &o.SnappyEnabled},
 		{Flag: "enable-experiment", Usage: "name of an experimental feature (may be given several times)", Ptr: &o.Experiments},
 
-		{Own: true, Flag: "durability", Usage: "what an accepted message survives: memory (a clean stop), process (kill -9), disk (a loss of power)", Ptr: &o.Durability},
+		{Own: true, Flag: "durability", Usage: "what an accepted message survives: memory (a clean stop; the default), process (kill -9), disk (a loss of power)", Ptr: &o.Durability},
 		{Own: true, Flag: "log-format", Usage: "form of log lines: text or json", Ptr: &o.LogFormat},
 		{Own: true, Flag: "metrics", Usage: "what /metrics has series for: channel, topic, node or off; the later, the fewer", Ptr: &o.Metrics},
 		{Own: true, Flag: "export-upstream", Usage: "write everything in the data path into this empty directory, for upstream's nsqd, and end", Ptr: &o.ExportUpstream},

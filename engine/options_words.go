@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/zsqio/zsq/internal/logbuf"
 	"github.com/zsqio/zsq/internal/loglevel"
 )
 
@@ -25,28 +26,13 @@ const (
 )
 
 // LogFormat is the form of log lines.
-type LogFormat string
+type LogFormat = logbuf.Format
 
 // The forms of log lines: upstream's text, or one JSON object a line.
 const (
-	LogText LogFormat = "text"
-	LogJSON LogFormat = "json"
+	LogText = logbuf.Text
+	LogJSON = logbuf.JSON
 )
-
-// String returns the flag's word.
-func (f *LogFormat) String() string { return string(*f) }
-
-// Set takes text or json.
-func (f *LogFormat) Set(s string) error {
-	if v := LogFormat(s); v == LogText || v == LogJSON {
-		*f = v
-		return nil
-	}
-	return fmt.Errorf("invalid log format '%s' (text, json)", s)
-}
-
-// Get makes LogFormat a flag.Getter.
-func (f *LogFormat) Get() any { return *f }
 
 // MetricsDetail says down to what /metrics goes, which bounds its series.
 type MetricsDetail string

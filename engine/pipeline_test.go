@@ -278,6 +278,33 @@ func TestBackPressure(t *testing.T) {
 			w.message()
 		}
 	})
+	t.Run("answers", func(t *testing.T) {
+		e, g := gated(t)
+		w := witness(t, e, "t")
+		p := greet(t, e, sub("own", "c"))
+		p.want("OK")
+		g.set(true, nil)
+		inRounds(p, w, "t", "first")
+		const count, most = 50_000, 512 << 10 // of some 60 bytes each
+		sent := make(chan error)
+		go func() {
+			_, err := io.WriteString(p, strings.Repeat("FIN 0123456789abcdef\n", count)+pub("t", "last"))
+			sent <- err
+		}()
+		roundTrips(t, e)
+		if n := topicStats(t, e, "t").MessageCount; n != 1 {
+			t.Errorf("answers of far more than %d bytes wait", most)
+		}
+		g.set(false, nil)
+		p.want("OK")
+		for range count {
+			p.want("E_FIN_FAILED FIN 0123456789abcdef failed ID not in flight")
+		}
+		p.want("OK")
+		if err := <-sent; err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 // TestCloseWhilePending closes connections whose publishes wait for the journal.

@@ -1,12 +1,18 @@
 package engine_test
 
 import (
+	"bytes"
+	"errors"
 	"fmt"
+	"io"
+	"net"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
+	"github.com/zsqio/zsq/engine"
 	"github.com/zsqio/zsq/internal/wire"
 )
 
@@ -109,4 +115,61 @@ func TestRestart(t *testing.T) {
 	}
 	c.send("RDY 0\n" + pub("other", "x"))
 	c.want("OK")
+}
+
+// lineSeen is a log that closes a channel when a line with a text comes.
+type lineSeen struct {
+	text string
+	once sync.Once
+	seen chan struct{}
+}
+
+func (l *lineSeen) Write(b []byte) (int, error) {
+	if bytes.Contains(b, []byte(l.text)) {
+		l.once.Do(func() { close(l.seen) })
+	}
+	return len(b), nil
+}
+
+// TestStopGivesClientsTime shows that a request over HTTP which does not end takes
+// nothing of the time in which clients over TCP can read their last frames.
+func TestStopGivesClientsTime(t *testing.T) {
+	t.Parallel()
+	log := &lineSeen{text: "HTTP: closing", seen: make(chan struct{})}
+	e, err := engine.New(options(t), log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.Start()
+	c := greet(t, e, sub("t", "c"))
+	c.want("OK")
+	p := greet(t, e)
+	const count = 300 // more than the kernel takes for a client that does not read
+	for range count {
+		p.send(pub("t", strings.Repeat("x", 100<<10)))
+		p.want("OK")
+	}
+	c.send("RDY 2000\n")
+	c.message() // what the kernel has no room for is in the output by now, or on its way
+	slow, err := net.Dial("tcp", e.HTTPAddr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer slow.Close()
+	if _, err := io.WriteString(slow, "POST /pub?topic=t HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nhalf"); err != nil {
+		t.Fatal(err)
+	}
+	roundTrips(t, e)
+	stopped := make(chan error)
+	go func() { stopped <- e.Shutdown() }()
+	<-log.seen
+	for err == nil {
+		_, err = c.frame()
+	}
+	if !errors.Is(err, io.EOF) {
+		t.Errorf("the last frame: %v", err)
+	}
+	if err := <-stopped; err != nil {
+		t.Error(err)
+	}
 }

@@ -78,13 +78,13 @@ func (a *api) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 			if v == http.ErrAbortHandler {
 				panic(v)
 			}
-			a.s.log.Printf(LogError, "panic in HTTP handler - %v\n%s", v, debug.Stack())
+			a.s.log.printf(LogError, "panic in HTTP handler - %v\n%s", v, debug.Stack())
 			if w.code == 0 {
 				w.fail(errInternal)
 			}
 		}
 		if a.s.log.enabled(LogInfo) {
-			a.s.log.Printf(LogInfo, "%d %s %s (%s) %s", w.code, r.Method, r.URL.RequestURI(), r.RemoteAddr, time.Since(start))
+			a.s.log.printf(LogInfo, "%d %s %s (%s) %s", w.code, r.Method, r.URL.RequestURI(), r.RemoteAddr, time.Since(start))
 		}
 	}()
 	a.route(w, r)
@@ -118,4 +118,4 @@ func (a *api) route(w *responseWriter, r *http.Request) {
 	w.fail(errMethodNotAllowed)
 }
 
-func newWarnLog(l *Logger) *log.Logger { return log.New(warnings{l}, "", 0) }
+func newWarnLog(l *logger) *log.Logger { return log.New(warnings{l}, "", 0) }

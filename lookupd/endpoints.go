@@ -176,14 +176,14 @@ func (a *api) topicCreate(w *responseWriter, r *http.Request) {
 		w.fail(err)
 		return
 	}
-	a.s.log.Printf(LogInfo, "DB: adding topic(%s)", topic)
+	a.s.log.printf(LogInfo, "DB: adding topic(%s)", topic)
 	a.created(w, a.s.registry.createTopic(strings.Clone(topic)))
 }
 
 // created answers a creation.
 func (a *api) created(w *responseWriter, err error) {
 	if errors.Is(err, errFull) {
-		a.s.log.Printf(LogWarn, "DB: %s", err)
+		a.s.log.printf(LogWarn, "DB: %s", err)
 		w.fail(errTooMany)
 		return
 	}
@@ -201,9 +201,9 @@ func (a *api) topicDelete(w *responseWriter, r *http.Request) {
 	}
 	for _, reg := range a.s.registry.deleteTopic(topic) {
 		if reg.channel != "" {
-			a.s.log.Printf(LogInfo, "DB: removing channel(%s) from topic(%s)", reg.channel, reg.topic)
+			a.s.log.printf(LogInfo, "DB: removing channel(%s) from topic(%s)", reg.channel, reg.topic)
 		} else {
-			a.s.log.Printf(LogInfo, "DB: removing topic(%s)", reg.topic)
+			a.s.log.printf(LogInfo, "DB: removing topic(%s)", reg.topic)
 		}
 	}
 	w.empty()
@@ -225,7 +225,7 @@ func (a *api) topicTombstone(w *responseWriter, r *http.Request) {
 		w.fail(err)
 		return
 	}
-	a.s.log.Printf(LogInfo, "DB: setting tombstone for producer@%s of topic(%s)", node, topic)
+	a.s.log.printf(LogInfo, "DB: setting tombstone for producer@%s of topic(%s)", node, topic)
 	a.s.registry.tombstone(topic, node, a.s.now())
 	w.empty()
 }
@@ -236,8 +236,8 @@ func (a *api) channelCreate(w *responseWriter, r *http.Request) {
 		w.fail(err)
 		return
 	}
-	a.s.log.Printf(LogInfo, "DB: adding channel(%s) in topic(%s)", channel, topic)
-	a.s.log.Printf(LogInfo, "DB: adding topic(%s)", topic)
+	a.s.log.printf(LogInfo, "DB: adding channel(%s) in topic(%s)", channel, topic)
+	a.s.log.printf(LogInfo, "DB: adding topic(%s)", topic)
 	a.created(w, a.s.registry.createChannel(topic, channel))
 }
 
@@ -251,6 +251,6 @@ func (a *api) channelDelete(w *responseWriter, r *http.Request) {
 		w.fail(errChannelNotFound)
 		return
 	}
-	a.s.log.Printf(LogInfo, "DB: removing channel(%s) from topic(%s)", channel, topic)
+	a.s.log.printf(LogInfo, "DB: removing channel(%s) from topic(%s)", channel, topic)
 	w.empty()
 }

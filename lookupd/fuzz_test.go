@@ -53,7 +53,7 @@ var fuzzMetrics = sync.OnceValue(func() *metrics { return newMetrics(&Server{reg
 func fuzzed() *Server {
 	o := NewOptions()
 	o.LogLevel, o.ClientLimit, o.RegistrationLimit = LogFatal, 50, 200
-	s := &Server{opts: *o, log: NewLogger(io.Discard, "", LogDebug), registry: newRegistry(o), now: time.Now, conns: map[*conn]struct{}{}}
+	s := &Server{opts: *o, log: newLogger(io.Discard, "", LogDebug), registry: newRegistry(o), now: time.Now, conns: map[*conn]struct{}{}}
 	s.metrics = fuzzMetrics()
 	s.greeting = marshal(greeting{Version: Version})
 	return s

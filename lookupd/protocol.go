@@ -44,16 +44,16 @@ var errLineTooLong = badCommand("E_INVALID", "command line longer than %d bytes"
 // handshake reads the version of the protocol and reports whether it is ours.
 // The client has been told if not.
 func (c *conn) handshake() bool {
-	c.s.log.Printf(LogInfo, "TCP: new client(%s)", c.addr)
+	c.s.log.printf(LogInfo, "TCP: new client(%s)", c.addr)
 	c.deadline()
 	var word [len(magic)]byte
 	if _, err := io.ReadFull(c.r, word[:]); err != nil {
-		c.s.log.Printf(LogError, "failed to read protocol version - %s", err)
+		c.s.log.printf(LogError, "failed to read protocol version - %s", err)
 		return false
 	}
-	c.s.log.Printf(LogInfo, "CLIENT(%s): desired protocol magic '%s'", c.addr, word[:])
+	c.s.log.printf(LogInfo, "CLIENT(%s): desired protocol magic '%s'", c.addr, word[:])
 	if string(word[:]) != magic {
-		c.s.log.Printf(LogError, "client(%s) bad protocol magic '%s'", c.addr, word[:])
+		c.s.log.printf(LogError, "client(%s) bad protocol magic '%s'", c.addr, word[:])
 		c.refuse("E_BAD_PROTOCOL")
 		return false
 	}
@@ -102,7 +102,7 @@ var okAnswer = []byte("OK")
 func (c *conn) cmdPing() ([]byte, error) {
 	if c.producer != nil {
 		silence := c.s.registry.ping(c.producer, c.s.now())
-		c.s.log.Printf(LogInfo, "CLIENT(%s): pinged (last ping %s)", c.addr, silence)
+		c.s.log.printf(LogInfo, "CLIENT(%s): pinged (last ping %s)", c.addr, silence)
 	}
 	return okAnswer, nil
 }
@@ -124,9 +124,9 @@ func (c *conn) cmdIdentify() ([]byte, error) {
 	}
 	c.producer = newProducer(p, c.addr, c.s.now())
 	c.s.registry.add(c.producer)
-	c.s.log.Printf(LogInfo, "CLIENT(%s): IDENTIFY Address:%s TCP:%d HTTP:%d Version:%s",
+	c.s.log.printf(LogInfo, "CLIENT(%s): IDENTIFY Address:%s TCP:%d HTTP:%d Version:%s",
 		c.addr, p.BroadcastAddress, p.TCPPort, p.HTTPPort, p.Version)
-	c.s.log.Printf(LogInfo, "DB: client(%s) REGISTER category:%s key:%s subkey:%s", c.addr, "client", "", "")
+	c.s.log.printf(LogInfo, "DB: client(%s) REGISTER category:%s key:%s subkey:%s", c.addr, "client", "", "")
 	return c.s.greeting, nil
 }
 
@@ -174,7 +174,7 @@ func (c *conn) cmdRegister(params []string) ([]byte, error) {
 		return nil, &clientError{"E_INVALID REGISTER " + err.Error(), err}
 	}
 	for _, r := range added {
-		c.s.log.Printf(LogInfo, "DB: client(%s) REGISTER category:%s key:%s subkey:%s", c.addr, r.category(), r.topic, r.channel)
+		c.s.log.printf(LogInfo, "DB: client(%s) REGISTER category:%s key:%s subkey:%s", c.addr, r.category(), r.topic, r.channel)
 	}
 	return okAnswer, nil
 }
@@ -192,7 +192,7 @@ func (c *conn) cmdUnregister(params []string) ([]byte, error) {
 	}
 	for _, r := range c.s.registry.unregisterTopic(c.producer, topic) {
 		if r.channel != "" {
-			c.s.log.Printf(LogWarn, "client(%s) unexpected UNREGISTER category:%s key:%s subkey:%s", c.addr, r.category(), r.topic, r.channel)
+			c.s.log.printf(LogWarn, "client(%s) unexpected UNREGISTER category:%s key:%s subkey:%s", c.addr, r.category(), r.topic, r.channel)
 			continue
 		}
 		c.logUnregister(r)
@@ -201,7 +201,7 @@ func (c *conn) cmdUnregister(params []string) ([]byte, error) {
 }
 
 func (c *conn) logUnregister(r registration) {
-	c.s.log.Printf(LogInfo, "DB: client(%s) UNREGISTER category:%s key:%s subkey:%s", c.addr, r.category(), r.topic, r.channel)
+	c.s.log.printf(LogInfo, "DB: client(%s) UNREGISTER category:%s key:%s subkey:%s", c.addr, r.category(), r.topic, r.channel)
 }
 
 func (r registration) category() string {
@@ -243,9 +243,9 @@ func (c *conn) conclude(err error) {
 		if theirs.cause != nil {
 			cause = " - " + theirs.cause.Error()
 		}
-		c.s.log.Printf(LogError, "[%s] - %s%s", c.addr, theirs.text, cause)
+		c.s.log.printf(LogError, "[%s] - %s%s", c.addr, theirs.text, cause)
 	}
-	c.s.log.Printf(LogInfo, "PROTOCOL(V1): [%s] exiting ioloop", c.addr)
+	c.s.log.printf(LogInfo, "PROTOCOL(V1): [%s] exiting ioloop", c.addr)
 	if c.producer != nil {
 		removed := c.s.registry.remove(c.producer)
 		if c.s.log.enabled(LogInfo) {
@@ -256,14 +256,14 @@ func (c *conn) conclude(err error) {
 	case theirs != nil:
 		c.refuse(theirs.text)
 	case errors.Is(err, io.EOF):
-		c.s.log.Printf(LogInfo, "client(%s) - EOF", c.addr)
+		c.s.log.printf(LogInfo, "client(%s) - EOF", c.addr)
 	default:
-		c.s.log.Printf(LogError, "client(%s) - %s", c.addr, err)
+		c.s.log.printf(LogError, "client(%s) - %s", c.addr, err)
 	}
 }
 
 func (c *conn) logUnregisterAll(removed []registration) {
-	c.s.log.Printf(LogInfo, "DB: client(%s) UNREGISTER category:%s key:%s subkey:%s", c.addr, "client", "", "")
+	c.s.log.printf(LogInfo, "DB: client(%s) UNREGISTER category:%s key:%s subkey:%s", c.addr, "client", "", "")
 	for _, r := range removed {
 		c.logUnregister(r)
 	}

@@ -210,7 +210,7 @@ func TestLog(t *testing.T) {
 	n.post("/topic/delete?topic=t")
 	n.call("GET", "/lookup?topic=t")
 	n.Shutdown()
-	log, addr := n.log.String(), c.LocalAddr().String()
+	log, addr := n.logged(), c.LocalAddr().String()
 	for _, want := range []string{
 		"INFO: nsqlookupd v1.3.0 (built w/go",
 		"INFO: TCP: listening on " + n.TCPAddr().String(),
@@ -257,7 +257,7 @@ func TestLogLevel(t *testing.T) {
 	c.answer()
 	c.ends()
 	n.Shutdown()
-	if log := n.log.String(); !strings.HasPrefix(log, "p 20") || strings.Count(log, "\n") != 1 || !strings.Contains(log, "ERROR: [") {
+	if log := n.logged(); !strings.HasPrefix(log, "p 20") || strings.Count(log, "\n") != 1 || !strings.Contains(log, "ERROR: [") {
 		t.Errorf("%q, want one error", log)
 	}
 }

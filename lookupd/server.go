@@ -17,7 +17,7 @@ import (
 // A Server is one running daemon.
 type Server struct {
 	opts     Options
-	log      *Logger
+	log      *logger
 	registry *registry
 	metrics  *metrics
 	greeting []byte // the answer to IDENTIFY
@@ -34,21 +34,21 @@ type Server struct {
 }
 
 // New checks the options and opens both ports; nothing is served before Start.
-// The log goes to w. An error says what failed, and nothing is left open then.
+// The log goes to w, through a logbuf.Buffer. An error says what failed, and nothing is left open then.
 func New(o *Options, w io.Writer) (*Server, error) {
 	if err := o.Validate(); err != nil {
 		return nil, err
 	}
 	s := &Server{
 		opts:     *o,
-		log:      NewLogger(w, o.LogPrefix, o.LogLevel),
+		log:      newLogger(w, o.LogPrefix, o.LogLevel),
 		registry: newRegistry(o),
 		now:      steadyClock(),
 		failed:   make(chan error, 2), // one a listener
 		conns:    map[*conn]struct{}{},
 	}
 	s.metrics = newMetrics(s)
-	s.log.Printf(LogInfo, "nsqlookupd v%s (built w/%s)", Version, runtime.Version())
+	s.log.printf(LogInfo, "nsqlookupd v%s (built w/%s)", Version, runtime.Version())
 	var err error
 	if s.tcp, err = net.Listen("tcp", o.TCPAddress); err != nil {
 		return nil, fmt.Errorf("listen (%s) failed - %w", o.TCPAddress, err)
@@ -102,19 +102,19 @@ func (s *Server) Start() {
 	s.running.Add(2)
 	go func() { // ends with its listener
 		defer s.running.Done()
-		s.log.Printf(LogInfo, "TCP: listening on %s", s.tcp.Addr())
+		s.log.printf(LogInfo, "TCP: listening on %s", s.tcp.Addr())
 		s.end("TCP", s.accept(), s.tcp)
 	}()
 	go func() { // ends with its listener
 		defer s.running.Done()
-		s.log.Printf(LogInfo, "HTTP: listening on %s", s.http.Addr())
+		s.log.printf(LogInfo, "HTTP: listening on %s", s.http.Addr())
 		s.end("HTTP", s.web.Serve(s.http), s.http)
 	}()
 }
 
 // end notes the end of a listener, which is a failure unless it was closed.
 func (s *Server) end(name string, err error, l net.Listener) {
-	s.log.Printf(LogInfo, "%s: closing %s", name, l.Addr())
+	s.log.printf(LogInfo, "%s: closing %s", name, l.Addr())
 	if !errors.Is(err, net.ErrClosed) && !errors.Is(err, http.ErrServerClosed) {
 		s.failed <- fmt.Errorf("%s: %w", name, err)
 	}
@@ -133,7 +133,7 @@ func (s *Server) accept() error {
 		var hitch net.Error
 		if errors.As(err, &hitch) && !errors.Is(err, net.ErrClosed) {
 			// Out of file descriptors, most likely: it passes when clients go.
-			s.log.Printf(LogWarn, "TCP: accept - %s", err)
+			s.log.printf(LogWarn, "TCP: accept - %s", err)
 			time.Sleep(pause)
 			pause = min(2*pause, pauseMax)
 			continue
@@ -177,7 +177,8 @@ func (s *Server) connections() int {
 const lastAnswers = time.Second / 2
 
 // Shutdown closes both ports and every connection, those that have not spoken
-// yet too, and waits until all goroutines have ended.
+// yet too, and waits until all goroutines have
+// ended and, a second at most, until the log is written.
 func (s *Server) Shutdown() {
 	s.tcp.Close()
 	s.mu.Lock()
@@ -193,4 +194,5 @@ func (s *Server) Shutdown() {
 	}
 	s.http.Close() // the server does not know it before it has been started
 	s.running.Wait()
+	s.log.out.Flush()
 }

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/zsqio/zsq/internal/logbuf"
 	"github.com/zsqio/zsq/lookupd"
 )
 
@@ -25,6 +26,7 @@ type node struct {
 	*lookupd.Server
 	*testing.T
 	log *logText
+	buf *logbuf.Buffer // in front of log
 }
 
 // logText is a log for several goroutines.
@@ -45,6 +47,15 @@ func (l *logText) String() string {
 	return l.b.String()
 }
 
+// logged returns what the log has so far.
+func (n *node) logged() string {
+	n.Helper()
+	if !n.buf.Flush() {
+		n.Fatal("the log is not written")
+	}
+	return n.log.String()
+}
+
 // start runs a server on free loopback ports until the test ends.
 func start(t *testing.T, change ...func(*lookupd.Options)) *node {
 	t.Helper()
@@ -54,7 +65,8 @@ func start(t *testing.T, change ...func(*lookupd.Options)) *node {
 		f(o)
 	}
 	n := &node{T: t, log: new(logText)}
-	s, err := lookupd.New(o, n.log)
+	n.buf = logbuf.New(n.log, o.LogPrefix, logbuf.Text)
+	s, err := lookupd.New(o, n.buf)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -6,6 +6,7 @@ import (
 	"net"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -283,15 +284,46 @@ func TestLogLines(t *testing.T) {
 	n := start(t)
 	n.join("b\nFATAL: forged\r")
 	n.post("/topic/tombstone?topic=t&node=b%0AFATAL:%20forged")
-	for line := range strings.Lines(n.log.String()) {
+	for line := range strings.Lines(n.logged()) {
 		if !strings.HasPrefix(line, "[nsqlookupd] 20") {
 			t.Errorf("line %q", line)
 		}
 	}
-	if want := `Address:b\nFATAL: forged\r TCP:1`; !strings.Contains(n.log.String(), want) {
+	if want := `Address:b\nFATAL: forged\r TCP:1`; !strings.Contains(n.logged(), want) {
 		t.Errorf("no %q", want)
 	}
 }
+
+// TestLogNobodyReads runs a daemon whose log is stuck: it goes on serving, and it
+// stops.
+func TestLogNobodyReads(t *testing.T) {
+	stuck, entered := make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	defer close(stuck)
+	o := lookupd.NewOptions()
+	o.TCPAddress, o.HTTPAddress = "127.0.0.1:0", "127.0.0.1:0"
+	s, err := lookupd.New(o, writer(func(p []byte) (int, error) {
+		once.Do(func() { close(entered) })
+		<-stuck
+		return len(p), nil
+	}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Start()
+	<-entered
+	n := &node{Server: s, T: t}
+	c := n.join("b")
+	for i := range 1000 {
+		c.do(fmt.Sprintf("REGISTER topic%d", i), "OK")
+	}
+	n.post("/topic/create?topic=one")
+	s.Shutdown()
+}
+
+type writer func(p []byte) (int, error)
+
+func (w writer) Write(p []byte) (int, error) { return w(p) }
 
 // TestUnreadAnswers shows that a client which does not read its answers is
 // closed in the end and holds little until then.

@@ -196,7 +196,7 @@ func (b *Backlog) countForeign(c *Cursor, s *segment) error {
 			break
 		}
 	}
-	c.depth.Store(max(0, c.depth.Load()+more))
+	c.amend(c.depth.Load(), c.depth.Load()+more)
 	b.adoptedMoved = true
 	return nil
 }
@@ -208,7 +208,7 @@ func (w *walk) runForeign(m []byte, f func(r *Record)) {
 	for len(w.out) < w.max && w.at.offset < w.limit && w.at.sequence < w.stop {
 		message, size, ok := diskqueue.Parse(data[min(w.at.offset, int64(len(data))):])
 		if !ok {
-			w.damage = append(w.damage, w.at.offset)
+			w.damage = append(w.damage, lostRecords{offset: w.at.offset}) // nobody knows how many
 			w.at.offset = w.limit
 			return
 		}

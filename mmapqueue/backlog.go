@@ -131,9 +131,10 @@ type Backlog struct {
 	syncing   sync.Mutex // one sync at a time
 	saving    sync.Mutex // one writer of the cursor file at a time
 	savedSum  uint64     // checksum of the cursor file, 0 without one; under saving
+	saved     savedEnd   // what the cursor file said at the start
 
 	bytes  atomic.Int64 // size of all files of segments
-	broken atomic.Int64 // damaged places found
+	damage damageLog
 
 	mu           sync.Mutex
 	closed       bool
@@ -152,6 +153,7 @@ type Backlog struct {
 	moved        bool       // a cursor has moved since the cursor file was written
 	adoptedMoved bool       // the list of adopted files has changed since it was written
 	newFiles     bool       // a file was created since the directory was synced
+	syncedEnd    uint64     // end, when all before it was last on the disk
 	adoptedFrom  string     // the directory of the adopted files
 	timer        *time.Timer
 	armed        bool           // timer will run
@@ -278,18 +280,6 @@ func (b *Backlog) NextSequence() uint64 {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.sequence
-}
-
-// Damaged returns how many damaged places were found since Open. A place may be
-// found once by each cursor.
-func (b *Backlog) Damaged() int64 { return b.broken.Load() }
-
-// report counts and logs damage in s.
-func (b *Backlog) report(s *segment, offset int64, cause error) *CorruptError {
-	err := &CorruptError{Segment: s.path, Offset: offset, Cause: cause}
-	b.broken.Add(1)
-	b.o.Logf("%v", err)
-	return err
 }
 
 // Close seals and syncs the log and gives back every descriptor and mapping; it

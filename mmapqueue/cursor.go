@@ -42,6 +42,7 @@ type Cursor struct {
 	tallies []tally  // ascending by segment, from the floor's segment on
 	waiting int64    // handed out and not finished
 	epoch   uint64   // raised by Empty and Delete: a Read under way counts no more
+	amended int64    // what Reads have added to Depth, or taken from it, for Corrected
 	gone    bool     // deleted
 	renewed renewed
 }
@@ -135,6 +136,27 @@ func (c *Cursor) ID() uint32 { return c.id }
 // Depth returns how many records the cursor still has to read. Records that a
 // Read hands out count until that Read returns.
 func (c *Cursor) Depth() int64 { return c.depth.Load() }
+
+// Corrected returns by how many records Reads have corrected Depth since the last
+// call: below zero for what a seal, or a list of adopted files, has counted and is
+// damaged, above it for what upstream's books knew nothing of. Depth at the last call,
+// and what was appended since, less Corrected is what Reads have handed out, Empty and
+// Finish have taken, and Depth still counts.
+func (c *Cursor) Corrected() int64 {
+	c.b.mu.Lock()
+	defer c.b.mu.Unlock()
+	n := c.amended
+	c.amended = 0
+	return n
+}
+
+// amend sets Depth, which should be want by what was promised, to what is known now.
+// The caller holds b.mu.
+func (c *Cursor) amend(want, depth int64) {
+	depth = max(0, depth)
+	c.amended += depth - want
+	c.depth.Store(depth)
+}
 
 // Unfinished returns how many records were handed out and not finished.
 func (c *Cursor) Unfinished() int64 {

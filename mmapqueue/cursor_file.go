@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"path/filepath"
+	"slices"
 
 	"github.com/cespare/xxhash/v2"
 )
@@ -12,10 +13,14 @@ import (
 // rename, at each sync and whenever a cursor is created, renamed, emptied or
 // deleted:
 //
-//	0       8         12      16
-//	├───────┼─────────┼───────┼──────────┬──────────┐
-//	│ magic │ last id │ count │ cursors… │ checksum │
-//	└───────┴─────────┴───────┴──────────┴──────────┘
+//	0       8         12      16    24      32
+//	├───────┼─────────┼───────┼─────┼───────┼──────────┬──────────┐
+//	│ magic │ last id │ count │ end │ exact │ cursors… │ checksum │
+//	└───────┴─────────┴───────┴─────┴───────┴──────────┴──────────┘
+//
+// end is the next sequence of the log's last segment, 0 without any: no less was
+// written. exact is 1 when no segment was removed that the cursors below need.
+// An earlier file has another magic and neither of the two.
 //
 // and for each cursor:
 //
@@ -30,12 +35,49 @@ import (
 // checksum is the xxhash64 of everything before it. A file that is older than
 // the records beside it makes cursors read some of them again, and never miss one.
 const (
-	cursorFile  = "cursors"
-	cursorMagic = 0x0132525543515a00 // "\0ZQCUR2\1" in the file
-	cursorFixed = 40
-	tallySize   = 16
-	nameMax     = 1024
+	cursorFile   = "cursors"
+	cursorMagic  = 0x0133525543515a00 // "\0ZQCUR3\1" in the file
+	cursorMagic2 = 0x0132525543515a00
+	cursorStart  = 32
+	cursorStart2 = 16
+	cursorFixed  = 40
+	tallySize    = 16
+	nameMax      = 1024
 )
+
+// savedEnd is what a cursor file says of the log.
+type savedEnd struct {
+	end   uint64
+	exact bool
+}
+
+// savedEnd returns what the cursor file is to say now. The caller holds mu.
+func (b *Backlog) savedEnd() savedEnd {
+	if b.o.PowerSafe {
+		return savedEnd{b.syncedEnd, b.closed}
+	}
+	return savedEnd{b.lastNext(), true}
+}
+
+// lastNext returns the next sequence of the last segment of our own, 0 without any.
+// The caller holds mu.
+func (b *Backlog) lastNext() uint64 {
+	for _, s := range slices.Backward(b.segments) {
+		if s.foreign == nil {
+			return s.next
+		}
+	}
+	return 0
+}
+
+func (e savedEnd) append(buf []byte) []byte {
+	buf = binary.LittleEndian.AppendUint64(buf, e.end)
+	exact := uint64(0)
+	if e.exact {
+		exact = 1
+	}
+	return binary.LittleEndian.AppendUint64(buf, exact)
+}
 
 // saveCursors writes the cursor file if a cursor has moved and there is a
 // directory to hold it.
@@ -46,6 +88,11 @@ func (b *Backlog) saveCursors(durably bool) error {
 func (b *Backlog) writeCursors(durably bool) error {
 	b.saving.Lock()
 	defer b.saving.Unlock()
+	return b.writeCursorsLocked(durably)
+}
+
+// writeCursorsLocked is writeCursors for a caller that holds saving.
+func (b *Backlog) writeCursorsLocked(durably bool) error {
 	if err := b.saveAdopted(); err != nil {
 		return err
 	}
@@ -77,6 +124,7 @@ func (b *Backlog) encodeCursors() []byte {
 	buf = binary.LittleEndian.AppendUint64(buf, cursorMagic)
 	buf = binary.LittleEndian.AppendUint32(buf, b.lastID)
 	buf = binary.LittleEndian.AppendUint32(buf, uint32(len(b.cursors)))
+	buf = b.savedEnd().append(buf)
 	for _, c := range b.cursors {
 		if c.idle() {
 			c.settle()
@@ -103,7 +151,18 @@ func (b *Backlog) encodeCursors() []byte {
 
 // decodeCursors fills the cursors from buf and reports whether buf is whole.
 func (b *Backlog) decodeCursors(buf []byte) bool {
-	if len(buf) < 16+8 || binary.LittleEndian.Uint64(buf) != cursorMagic {
+	if len(buf) < cursorStart2+8 {
+		return false
+	}
+	start := cursorStart
+	switch binary.LittleEndian.Uint64(buf) {
+	case cursorMagic:
+	case cursorMagic2:
+		start = cursorStart2
+	default:
+		return false
+	}
+	if len(buf) < start+8 {
 		return false
 	}
 	body := buf[:len(buf)-8]
@@ -112,7 +171,10 @@ func (b *Backlog) decodeCursors(buf []byte) bool {
 	}
 	b.lastID = binary.LittleEndian.Uint32(body[8:])
 	count := binary.LittleEndian.Uint32(body[12:])
-	body = body[16:]
+	if start == cursorStart {
+		b.saved = savedEnd{binary.LittleEndian.Uint64(body[16:]), body[24] == 1}
+	}
+	body = body[start:]
 	for range count {
 		if len(body) < cursorFixed {
 			return false

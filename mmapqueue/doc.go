@@ -62,7 +62,8 @@
 //     body made of log bytes, a stale block or a file under another name never
 //     reads as a record.
 //   - A damaged record costs that record: readers find the next one, count the
-//     place, and log file and offset. A file that was cut or removed, or whose disk
+//     place and what is lost, and log file and offset; so does a start for an end
+//     that is cut off and for a file that is missing (damage.go). A file that was cut or removed, or whose disk
 //     fails, is a CorruptError of Read, never the end of the process; records
 //     behind it are read.
 //   - After a failed write or sync the segment takes no more records, and nothing
@@ -126,7 +127,8 @@
 //     find some. Its other records are written again, before anything else, when the
 //     disk works.
 //   - A damaged record costs itself: a message, or a finish, whose messages come
-//     again. Headers and the definitions of queues stand twice.
+//     again. It is counted and logged, and so is a segment that is missing or shorter
+//     than the next one says; of the last one nobody can say where it ended. Headers and the definitions of queues stand twice.
 //
 // Sequences of a backlog begin again at 1 when it has been empty across a stop. A
 // journal therefore notes each start, and what it says of backlogs before the last

@@ -87,7 +87,7 @@ func (d *journalDump) damaged(format string, args ...any) {
 var kindNames = map[Kind]string{
 	KindPublish: "message", KindPut: "put", kindGroup: "group", kindFinish: "finish", kindFinished: "finished",
 	kindUpdate: "update", kindMove: "move", kindEnd: "end", kindStart: "start", kindSuspect: "suspect",
-	kindNews: "news", kindEmpty: "empty",
+	kindNews: "news", kindEmpty: "empty", kindReleased: "released",
 }
 
 // newsNames are the kinds of news in words.

@@ -24,15 +24,27 @@ var (
 type CorruptError struct {
 	Segment string // path of the file
 	Offset  int64  // first byte that could not be used
+	Records int64  // lost there, at most (of a journal: at least); 0: not known, or none
+	Bytes   int64  // of a journal: how many could not be used; 0: not known
 	Cause   error  // what the system said, or nil
 }
 
-// Error names the file and the offset, and the cause where there is one.
+// Error names the file and the offset, the cause where there is one, and what is
+// lost where that is known.
 func (e *CorruptError) Error() string {
-	if e.Cause == nil {
-		return fmt.Sprintf("%v: %s at offset %d", ErrCorrupt, e.Segment, e.Offset)
+	text := fmt.Sprintf("%v: %s at offset %d", ErrCorrupt, e.Segment, e.Offset)
+	if e.Cause != nil {
+		text += ": " + e.Cause.Error()
 	}
-	return fmt.Sprintf("%v: %s at offset %d: %v", ErrCorrupt, e.Segment, e.Offset, e.Cause)
+	switch {
+	case e.Bytes > 0 && e.Records > 0:
+		text += fmt.Sprintf(", %d bytes and at least %d records are lost", e.Bytes, e.Records)
+	case e.Bytes > 0:
+		text += fmt.Sprintf(", %d bytes are lost", e.Bytes)
+	case e.Records > 0:
+		text += fmt.Sprintf(", up to %d records are lost", e.Records)
+	}
+	return text
 }
 
 // Is reports whether target is ErrCorrupt.

@@ -118,6 +118,16 @@ func replaceFile(disk FS, path string, b []byte, durably bool) error {
 	return err
 }
 
+// ReplaceFile writes a small file that is, at any instant, whole: the old or the new
+// one. It returns when the new one is on the disk, under its name. Calls for the
+// same path come one at a time.
+func ReplaceFile(disk FS, path string, b []byte) error {
+	if err := replaceFile(disk, path, b, true); err != nil {
+		return err
+	}
+	return disk.SyncDir(filepath.Dir(path))
+}
+
 // removeAll deletes a directory and the files in it.
 func removeAll(disk FS, dir string) error {
 	entries, err := disk.ReadDir(dir)

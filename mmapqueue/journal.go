@@ -65,6 +65,7 @@ type Journal struct {
 	numbers      atomic.Uint32 // the last number given to a queue or group
 	segment      atomic.Uint64 // number of the segment that the next record goes to, or of one before it
 	failure      atomic.Pointer[error]
+	lost         damageLog
 
 	mu        sync.Mutex
 	bell      bell
@@ -121,6 +122,7 @@ func (j *Journal) load() error {
 	if err != nil {
 		return err
 	}
+	earlier := int64(0)
 	for _, e := range entries {
 		slot, ok := journalSlot(e.Name())
 		if !ok {
@@ -128,20 +130,30 @@ func (j *Journal) load() error {
 		}
 		j.slot = max(j.slot, slot)
 		s := &journalSegment{path: filepath.Join(j.dir, e.Name())}
-		fresh, foreign, err := s.load(j.o.FS)
-		switch {
-		case err != nil:
+		state, err := s.load(j.o.FS)
+		if exhausted(err) {
 			return err
-		case foreign:
-			j.o.Logf("%v", &CorruptError{Segment: s.path})
-			if err := j.o.FS.Rename(s.path, s.path+badSuffix); err != nil {
-				return err
-			}
-		case fresh:
+		}
+		switch state {
+		case fileForeign:
+			j.damage(s.path, &CorruptError{Segment: s.path, Cause: err})
+			err = j.o.FS.Rename(s.path, s.path+badSuffix)
+		case fileEarlier:
+			earlier++
+			err = j.o.FS.Rename(s.path, s.path+badSuffix)
+		case fileFresh:
 			j.spares = append(j.spares, s)
 		default:
 			j.segments = append(j.segments, s)
 		}
+		if err != nil {
+			return err
+		}
+	}
+	if earlier > 0 {
+		j.lost.places.Add(earlier)
+		j.o.Logf("mmapqueue: %d files in %s are of a journal in an earlier format, which is not read: they are kept as *%s%s, and what was in memory when their daemon died is not delivered",
+			earlier, j.dir, journalSuffix, badSuffix)
 	}
 	slices.SortFunc(j.segments, func(a, b *journalSegment) int { return cmp.Compare(a.number, b.number) })
 	if n := len(j.segments); n > 0 {
@@ -164,11 +176,11 @@ func (j *Journal) Start() {
 		}
 	}
 	slices.SortFunc(j.spares, func(a, b *journalSegment) int { return cmp.Compare(a.number, b.number) })
-	j.Release(0) // the spares that are too many
+	j.discard(j.release(0)) // the spares that are too many
 	if n := len(j.segments); n > 0 {
 		s := j.segments[n-1]
 		if f, err := j.o.FS.Open(s.path, true); err == nil && !s.damaged && s.end >= journalStart {
-			s.f, s.synced, j.open, j.salt = f, 0, s, s.salt
+			s.f, s.synced, s.intact, j.open, j.salt = f, 0, s.end, s, s.salt
 			j.segment.Store(s.number)
 		} else if err == nil {
 			f.Close()
@@ -384,6 +396,17 @@ func (j *Journal) Close() error {
 // CloseFrom closes the journal and deletes its files, but for those from the given
 // number on: everything in the others is finished or safe elsewhere.
 func (j *Journal) CloseFrom(number uint64) error {
+	j.mu.Lock()
+	used := len(j.segments)
+	for _, s := range j.spares {
+		if s.number > 0 {
+			used++
+		}
+	}
+	j.mu.Unlock()
+	if used > 1 { // or nothing goes in front of something
+		j.sayReleased(min(number, j.Segment()))
+	}
 	err := j.Close()
 	for _, s := range j.spares {
 		s.damaged = false

@@ -22,6 +22,7 @@ import (
 //	start     0         none: finished and suspect records before this one are done with
 //	suspect   queue     a sequence, and ids that may stand in the backlog before it as well
 //	empty     queue     none: all messages of the queue before this record are gone
+//	released  0         none: segments with numbers below the record's id are not needed, and may be gone
 //	news      what      topic, and channel if it is of one: what became of it; see [News]
 //
 // The body of a group is, with its lengths in 2 bytes and its numbers in 4:

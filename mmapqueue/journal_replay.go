@@ -21,11 +21,11 @@ import (
 // Start gives up.
 func (j *Journal) Replay() (*Recovered, error) {
 	r := &replay{groups: map[uint32]groupDefinition{}}
-	if err := j.replay(r, j.o.Logf); err != nil {
+	if err := j.replay(r, j.damage); err != nil {
 		return nil, err
 	}
 	if r.orphans > 0 {
-		if err := j.replay(r, func(string, ...any) {}); err != nil {
+		if err := j.replay(r, func(string, *CorruptError) {}); err != nil {
 			return nil, err
 		}
 	}
@@ -36,9 +36,24 @@ func (j *Journal) Replay() (*Recovered, error) {
 	return r.recovered(j), nil
 }
 
-func (j *Journal) replay(r *replay, logf func(format string, args ...any)) error {
+func (j *Journal) replay(r *replay, tell func(path string, err *CorruptError)) error {
 	r.begin()
+	at := uint64(0) // number of the segment that comes next
+	var last *journalSegment
+	if n := len(j.segments); n > 0 {
+		at = j.segments[n-1].tail
+	}
 	for _, s := range j.segments {
+		if s.number > at {
+			r.gaps = append(r.gaps, numberRange{at, s.number})
+		}
+		at = s.number + 1
+		if last != nil && last.number+1 == s.number && last.end < s.before {
+			last.damaged = true
+			r.damaged++
+			tell(last.path, &CorruptError{Segment: last.path, Offset: last.end, Bytes: s.before - last.end, Cause: errEndMissing})
+		}
+		last = s
 		r.segment = s.number
 		damage, err := s.scan(j.o.FS, func(rec *Record) {
 			r.apply(rec)
@@ -47,14 +62,21 @@ func (j *Journal) replay(r *replay, logf func(format string, args ...any)) error
 		if s.mapping == nil && err != nil {
 			return fmt.Errorf("mmapqueue: map %s: %w", s.path, err)
 		}
+		for _, l := range damage {
+			tell(s.path, &CorruptError{Segment: s.path, Offset: l.offset, Bytes: l.bytes, Records: l.records})
+		}
 		if err != nil {
-			damage = append(damage, s.end)
+			tell(s.path, &CorruptError{Segment: s.path, Offset: s.end, Cause: err})
+			r.damaged++
 		}
-		for _, at := range damage {
-			logf("%v", &CorruptError{Segment: s.path, Offset: at, Cause: err})
-		}
-		s.damaged = s.damaged || len(damage) > 0
+		s.damaged = s.damaged || len(damage) > 0 || err != nil
 		r.damaged += len(damage)
+	}
+	for _, g := range r.gaps {
+		if g.from = max(g.from, r.released); g.from < g.to {
+			r.damaged++
+			tell(j.dir, &CorruptError{Segment: j.dir, Cause: fmt.Errorf("segments %d to %d of the journal are missing", g.from, g.to-1)})
+		}
 	}
 	return nil
 }
@@ -117,6 +139,9 @@ type replay struct {
 	byTopic map[string][]*replayQueue // those whose name is known
 	topics  map[string]*RecoveredTopic
 	segment uint64
+
+	released uint64 // segments below it may be gone
+	gaps     []numberRange
 }
 
 type replayQueue struct {
@@ -131,7 +156,7 @@ func (r *replay) begin() {
 	r.queues = map[uint32]*replayQueue{}
 	r.byTopic = map[string][]*replayQueue{}
 	r.topics = map[string]*RecoveredTopic{}
-	r.orphans, r.damaged = 0, 0
+	r.orphans, r.damaged, r.released, r.gaps = 0, 0, 0, nil
 }
 
 func (r *replay) queue(number uint32) *replayQueue {
@@ -172,6 +197,8 @@ func (r *replay) apply(rec *Record) {
 		r.move(rec)
 	case kindEnd:
 		r.queue(rec.Cursor).end()
+	case kindReleased:
+		r.released = max(r.released, rec.ID)
 	case kindEmpty:
 		clear(r.queue(rec.Cursor).messages)
 	case kindNews:

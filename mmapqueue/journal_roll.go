@@ -36,7 +36,12 @@ func (j *Journal) reopen() {
 // roll begins a segment with room for need bytes: one to be used again if there
 // is one.
 func (j *Journal) roll(need int64) error {
+	before := int64(0)
 	if j.open != nil {
+		before = j.open.intact
+		if j.durable {
+			before = j.open.synced // the rest is promised to nobody yet
+		}
 		j.leave()
 	}
 	size := max(j.segmentBytes.Load(), journalStart+need)
@@ -71,7 +76,7 @@ func (j *Journal) roll(need int64) error {
 	if err != nil {
 		return fmt.Errorf("mmapqueue: begin journal segment: %w", err)
 	}
-	if err = s.renew(j.next, tail, batches*batchRecords); err == nil && j.durable {
+	if err = s.renew(j.next, tail, batches*batchRecords, before); err == nil && j.durable {
 		// Before any record: a header that was lost would leave an old one in
 		// front of records that are partly overwritten.
 		err = s.f.Datasync()
@@ -131,6 +136,26 @@ func (j *Journal) syncDirs() error {
 // what is still there. So files go oldest first, damaged ones and spares alike:
 // a finish must not go before the message.
 func (j *Journal) Release(number uint64) {
+	gone := j.release(number)
+	if len(gone) > 0 {
+		j.sayReleased(number)
+	}
+	j.discard(gone)
+}
+
+// sayReleased writes down, before files go, that nothing below number is needed, so
+// that a start can tell them from files that somebody has taken away. It returns when
+// that is written, or has failed: then it will be, when the disk works.
+func (j *Journal) sayReleased(number uint64) {
+	b := j.Batch()
+	b.add(&Record{Kind: kindReleased, ID: number})
+	done := make(chan struct{})
+	j.Submit(b, func(error) { close(done) })
+	<-done
+}
+
+// release takes the files that Release is to remove off the lists.
+func (j *Journal) release(number uint64) (gone []*journalSegment) {
 	current := j.segment.Load()
 	j.mu.Lock()
 	for len(j.segments) > 1 && j.segments[0].number < min(number, current) {
@@ -141,10 +166,10 @@ func (j *Journal) Release(number uint64) {
 	for n < len(j.spares) && (len(j.spares)-n > spareMax || !j.reusable(j.spares[n])) {
 		n++
 	}
-	gone := slices.Clone(j.spares[:n])
+	gone = slices.Clone(j.spares[:n])
 	j.spares = slices.Delete(j.spares, 0, n)
 	j.mu.Unlock()
-	j.discard(gone)
+	return gone
 }
 
 func (j *Journal) reusable(s *journalSegment) bool {

@@ -1,9 +1,12 @@
 package mmapqueue
 
 import (
+	"bytes"
 	"crypto/rand"
 	"encoding/binary"
+	"errors"
 	"fmt"
+	"io"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -19,19 +22,21 @@ import (
 //	0                                               2048     4096
 //	├─ magic  number  salt  tail  sequence … checksum ─┬─ again ─┬─ records ──
 //
-//	0       8        16     24     32         40      56         64
-//	├───────┼────────┼──────┼──────┼──────────┼───────┼──────────┤
-//	│ magic │ number │ salt │ tail │ sequence │ zeros │ checksum │
-//	└───────┴────────┴──────┴──────┴──────────┴───────┴──────────┘
+//	0       8        16     24     32         40       48      56         64
+//	├───────┼────────┼──────┼──────┼──────────┼────────┼───────┼──────────┤
+//	│ magic │ number │ salt │ tail │ sequence │ before │ zeros │ checksum │
+//	└───────┴────────┴──────┴──────┴──────────┴────────┴───────┴──────────┘
 //
-// sequence is not above that of any batch begun later. tail is the lowest number that was
+// sequence is not above that of any batch begun later. before is how far the segment
+// of the number in front was written (in disk mode: synced), 0 if that is not known. tail is the lowest number that was
 // needed when the segment was begun: what is older is waiting to be used again,
 // whatever it may still hold. The name of the file means nothing.
 //
 // Records stand one behind the other. They end where no whole record follows:
 // what is left there of earlier uses was written under other salts.
 const (
-	journalMagic  = 0x014c4e524a515a00
+	journalMagic  = 0x024c4e524a515a00 // "\0ZQJRNL\2" in the file
+	journalMagic1 = 0x014c4e524a515a00 // the records of such a file are bound to their offsets
 	journalCopy   = 2048
 	journalStart  = 4096
 	journalSuffix = ".journal"
@@ -46,11 +51,13 @@ type journalSegment struct {
 	salt   uint64
 	tail   uint64
 	first  uint64 // sequence of its header
+	before int64  // where the records of the segment in front ended at least
 	size   int64
 
 	f      File  // the writer's; nil when it is not written
 	end    int64 // the writer's: where the next record goes
 	synced int64 // the writer's: end at the last sync
+	intact int64 // the writer's: end at the last write that worked
 
 	followed bool // the writer's: the next segment's file is made, or being made
 	unnamed  bool // made, and its name not synced
@@ -74,12 +81,12 @@ func journalSlot(name string) (slot uint64, ok bool) {
 }
 
 // renew gives s a new number and salt, and writes its header.
-func (s *journalSegment) renew(number, tail, sequence uint64) error {
+func (s *journalSegment) renew(number, tail, sequence uint64, before int64) error {
 	var random [8]byte
 	rand.Read(random[:])
-	s.number, s.tail, s.first = number, tail, sequence
+	s.number, s.tail, s.first, s.before = number, tail, sequence, before
 	s.salt = binary.LittleEndian.Uint64(random[:])
-	s.end, s.synced, s.damaged, s.followed = journalStart, 0, false, false
+	s.end, s.synced, s.intact, s.damaged, s.followed = journalStart, 0, 0, false, false
 	block := make([]byte, journalStart)
 	h := block[:journalHeader]
 	binary.LittleEndian.PutUint64(h, journalMagic)
@@ -87,6 +94,7 @@ func (s *journalSegment) renew(number, tail, sequence uint64) error {
 	binary.LittleEndian.PutUint64(h[16:], s.salt)
 	binary.LittleEndian.PutUint64(h[24:], s.tail)
 	binary.LittleEndian.PutUint64(h[32:], s.first)
+	binary.LittleEndian.PutUint64(h[40:], uint64(s.before))
 	binary.LittleEndian.PutUint64(h[56:], xxhash.Sum64(h[:56]))
 	copy(block[journalCopy:], h)
 	_, err := s.f.WriteAt(block, 0)
@@ -111,39 +119,58 @@ func (s *journalSegment) parseHeader(block []byte) (sound, both bool) {
 		s.salt = binary.LittleEndian.Uint64(h[16:])
 		s.tail = binary.LittleEndian.Uint64(h[24:])
 		s.first = binary.LittleEndian.Uint64(h[32:])
+		s.before = int64(binary.LittleEndian.Uint64(h[40:]))
 	}
 	return sound, sound && both
 }
 
-// load reads what a start has to know of the file. fresh says that it was never
-// used, foreign that it is no segment.
-func (s *journalSegment) load(disk FS) (fresh, foreign bool, err error) {
+// fileState is what a file in a journal's directory is.
+type fileState uint8
+
+const (
+	fileUsed    fileState = iota // a segment
+	fileFresh                    // made, and never used
+	fileForeign                  // nothing of ours
+	fileEarlier                  // a segment of an earlier format
+)
+
+// load reads what a start has to know of the file. One that cannot be read is
+// foreign, and the error says why.
+func (s *journalSegment) load(disk FS) (fileState, error) {
 	f, err := disk.Open(s.path, false)
 	if err != nil {
-		return false, false, err
+		return fileForeign, err
 	}
 	defer f.Close()
 	if s.size, err = f.Size(); err != nil {
-		return false, false, err
+		return fileForeign, err
 	}
 	block := make([]byte, journalStart)
-	n, _ := f.ReadAt(block, 0)
-	sound, both := s.parseHeader(block[:n])
-	if !sound {
-		for _, b := range block[:n] {
-			if b != 0 {
-				return false, true, nil
-			}
-		}
-		return true, false, nil
+	n, err := f.ReadAt(block, 0)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return fileForeign, err
 	}
-	s.damaged = !both
-	return false, false, nil
+	block = block[:n]
+	sound, both := s.parseHeader(block)
+	s.damaged = sound && !both
+	switch {
+	case sound:
+		return fileUsed, nil
+	case len(bytes.TrimLeft(block, "\x00")) == 0:
+		return fileFresh, nil
+	case n >= 8 && binary.LittleEndian.Uint64(block) == journalMagic1:
+		return fileEarlier, nil
+	}
+	return fileForeign, nil
 }
+
+// lostBytes is a place in a journal where records should have been, at least so many,
+// and how long it is.
+type lostBytes struct{ offset, bytes, records int64 }
 
 // scan hands every whole record to f, in order, and finds the end. damage is
 // where records should have been.
-func (s *journalSegment) scan(disk FS, f func(r *Record)) (damage []int64, err error) {
+func (s *journalSegment) scan(disk FS, f func(r *Record)) (damage []lostBytes, err error) {
 	if s.mapping == nil {
 		if s.mapping, err = disk.Map(s.path, s.size); err != nil {
 			return nil, err
@@ -153,17 +180,21 @@ func (s *journalSegment) scan(disk FS, f func(r *Record)) (damage []int64, err e
 	s.end = journalStart
 	err = guard(m, func() {
 		var r Record
-		for offset, lost := s.end, int64(-1); offset < int64(len(m)); {
+		lost := int64(0) // since the last whole record; it counts when another follows
+		for offset := s.end; offset < int64(len(m)); {
 			size, v := decode(m[offset:], &r, journalPlace, s.salt)
-			if v != whole {
-				if lost < 0 {
-					lost = offset
-				}
+			switch v {
+			case nothing:
+				lost++
 				offset = resyncJournal(m, offset, s.salt)
 				continue
+			case damaged:
+				lost++
+				offset += size
+				continue
 			}
-			if lost >= 0 {
-				damage, lost = append(damage, lost), -1
+			if lost > 0 {
+				damage, lost = append(damage, lostBytes{s.end, offset - s.end, lost}), 0
 			}
 			f(&r)
 			offset += size

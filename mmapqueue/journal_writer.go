@@ -245,7 +245,9 @@ func (r *journalRun) write() {
 	}
 	j.direct = nil
 	n, err := s.f.WriteAt(bytes, r.start)
-	if err != nil {
+	if err == nil {
+		s.intact = r.start + int64(len(bytes))
+	} else {
 		err = fmt.Errorf("mmapqueue: write %d bytes to %s, %d written: %w", len(bytes), s.path, n, err)
 		r.err = err
 		for _, p := range r.placed {

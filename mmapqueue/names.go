@@ -1,7 +1,6 @@
 package mmapqueue
 
 import (
-	"cmp"
 	"math"
 	"slices"
 )
@@ -46,34 +45,34 @@ func (b *Backlog) writeName(r Record) error {
 // file is gone. They read all of it: it is unknown what they had finished, and too
 // much is better than too little.
 func (b *Backlog) cursorsFromLog() {
-	names := map[uint32]string{}
+	type naming struct {
+		id   uint32
+		name string
+	}
+	var names []naming // the last one is the newest
+	note := func(id uint32, name string, dead bool) {
+		names = slices.DeleteFunc(names, func(n naming) bool { return n.id == id })
+		if !dead {
+			names = append(names, naming{id, name})
+		}
+		b.lastID = max(b.lastID, id)
+	}
 	for _, s := range b.segments {
-		if s.foreign != nil {
-			if _, named := names[s.foreign.cursor]; !named {
-				names[s.foreign.cursor] = s.foreign.name
+		if f := s.foreign; f != nil {
+			if !slices.ContainsFunc(names, func(n naming) bool { return n.id == f.cursor }) {
+				note(f.cursor, f.name, false)
 			}
-			b.lastID = max(b.lastID, s.foreign.cursor)
 			continue
 		}
-		b.eachName(s, func(r *Record) {
-			id := uint32(r.ID)
-			b.lastID = max(b.lastID, id)
-			if delete(names, id); r.Due == 0 {
-				names[id] = string(r.Body)
-			}
-		})
-		for id := range s.puts {
-			if id != nameOf {
-				b.lastID = max(b.lastID, id) // no new cursor may take the number of an old one
-			}
+		b.eachName(s, func(r *Record) { note(uint32(r.ID), string(r.Body), r.Due != 0) })
+	}
+	// A name may have two owners, when a damaged record, or a loss of power, has left
+	// the dead one in the log. The other one is named by each segment since.
+	for _, n := range slices.Backward(names) {
+		if b.named(n.name) == nil {
+			b.cursors = append(b.cursors, &Cursor{b: b, id: n.id, name: n.name})
 		}
 	}
-	for id, name := range names {
-		b.cursors = append(b.cursors, &Cursor{b: b, id: id, name: name})
-	}
-	// Newest first, should a damaged record have left a name with two owners.
-	slices.SortFunc(b.cursors, func(x, y *Cursor) int { return cmp.Compare(y.id, x.id) })
-	b.cursors = slices.CompactFunc(b.cursors, func(x, y *Cursor) bool { return x.name == y.name })
 	if len(b.cursors) == 0 {
 		b.lastID++
 		b.cursors = []*Cursor{{b: b, id: b.lastID}}
@@ -89,28 +88,13 @@ func (b *Backlog) cursorsFromLog() {
 // eachName hands the names in s to f. What cannot be read is passed over; a
 // reader will report it.
 func (b *Backlog) eachName(s *segment, f func(r *Record)) {
-	m, err := b.o.FS.Map(s.path, s.size)
+	err := b.each(s, segmentStart, func(r *Record) bool {
+		if r.Kind == KindPut && r.Cursor == nameOf {
+			f(r)
+		}
+		return true
+	})
 	if err != nil {
 		b.o.Logf("mmapqueue: names in %s: %v", s.path, err)
-		return
-	}
-	defer m.Unmap()
-	fault := guard(m, func() {
-		var r Record
-		data := m[:min(s.end, int64(len(m)))]
-		for offset := int64(segmentStart); offset < int64(len(data)); {
-			size, v := decode(data[offset:], &r, offset, s.salt)
-			switch {
-			case v == nothing:
-				offset = resync(data, offset, s.salt)
-				continue
-			case v == whole && r.Kind == KindPut && r.Cursor == nameOf:
-				f(&r)
-			}
-			offset += size
-		}
-	})
-	if fault != nil {
-		b.o.Logf("mmapqueue: names in %s: %v", s.path, fault)
 	}
 }

@@ -59,8 +59,12 @@ func (c *Cursor) readSegment(most int, f func(r *Record)) (n int, more bool, err
 		if s.foreign != nil {
 			w.at.sequence = s.firstSequence
 		}
+		w.expect = s.firstSequence
+	} else {
+		w.expect = w.at.sequence
 	}
 	next, own := s.next, c.own(s)
+	w.next = next
 	if c.at.sequence < c.window.end() {
 		w.floor = c.window.floor
 		w.from = max(c.at.sequence, w.floor) &^ 63
@@ -98,16 +102,18 @@ func (c *Cursor) readSegment(most int, f func(r *Record)) (n int, more bool, err
 		err = guard(mapping, func() { run(mapping, f) })
 	}
 	c.r, c.out = Record{}, w.out
-	for _, offset := range w.damage {
-		b.report(s, offset, nil)
-	}
+	lost, fault := w.damage, w.at.offset
 	if err != nil {
-		err = b.report(s, w.at.offset, err)
+		lost = append(lost, lostRecords{fault, w.expect, next})
 		w.at.offset = w.limit
 	}
 
 	b.mu.Lock()
-	if len(w.damage) > 0 || err != nil {
+	counts := make([]int64, len(lost))
+	for i, l := range lost {
+		counts[i] = c.lost(l)
+	}
+	if len(lost) > 0 {
 		s.damaged = true
 		s.failed = s.failed || err != nil
 	}
@@ -123,7 +129,13 @@ func (c *Cursor) readSegment(most int, f func(r *Record)) (n int, more bool, err
 	b.check()
 	more = c.depth.Load() > 0
 	b.mu.Unlock()
-	b.discard(gone)
+	b.dispose(gone)
+	for i, l := range w.damage {
+		b.reportLost(s, l.offset, l.offset, counts[i], nil)
+	}
+	if err != nil {
+		err = b.reportLost(s, restOfFile, fault, counts[len(counts)-1], err)
+	}
 	return len(w.out), more, err
 }
 
@@ -146,7 +158,7 @@ func (c *Cursor) segment() *segment {
 		c.pass(c.at.sequence, s.next) // another's
 		c.at = position{segment: s.number + 1, sequence: max(c.at.sequence, s.next)}
 	}
-	c.depth.Store(0)
+	c.amend(c.depth.Load(), 0)
 	return nil
 }
 
@@ -163,6 +175,8 @@ func (c *Cursor) advance(s *segment, w *walk, next uint64, own int64) {
 		}
 	}
 	c.waiting += left
+	depth := c.depth.Load() - left
+	handed := left
 	if w.at.offset >= w.limit {
 		left = max(left, own-t.left)
 		w.at.sequence = max(w.at.sequence, next)
@@ -180,7 +194,7 @@ func (c *Cursor) advance(s *segment, w *walk, next uint64, own int64) {
 		c.pass(from, w.at.sequence)
 	}
 	c.at, b.moved = w.at, true
-	c.depth.Store(max(0, c.depth.Load()-left))
+	c.amend(depth, depth+handed-left)
 	c.raised()
 	if c.at.segment != s.number && s.readers == 0 {
 		for _, other := range b.cursors {
@@ -196,7 +210,8 @@ func (c *Cursor) advance(s *segment, w *walk, next uint64, own int64) {
 // restart after the next Sync reads them again. Records that were not read yet
 // leave Depth, and no Read that begins later hands them out. Sequences may come in
 // any order, and again; quickest is ascending and many at a time. Those of records
-// that are not the cursor's must not be among them. After Close or Delete it does
+// that are not the cursor's must not be among them; at a start FinishAgain is for
+// one who does not know that. After Close or Delete it does
 // nothing.
 func (c *Cursor) Finish(sequences []uint64) {
 	b := c.b
@@ -237,7 +252,7 @@ func (c *Cursor) Finish(sequences []uint64) {
 	b.touch(len(sequences))
 	b.check()
 	b.mu.Unlock()
-	b.discard(gone)
+	b.dispose(gone)
 }
 
 // knownWords is how much of the window one step of a Read looks at: 4,096 records.
@@ -260,7 +275,9 @@ type walk struct {
 	record *Record
 	at     position // behind the last record seen
 	out    []uint64 // records handed out
-	damage []int64  // where a record should have been
+	expect uint64   // sequence of the record that is to stand at at.offset
+	next   uint64   // sequence behind the last record
+	damage []lostRecords
 }
 
 // run hands records to f until there were max or the limit is reached. Its
@@ -271,15 +288,18 @@ func (w *walk) run(m []byte, f func(r *Record)) {
 		size, v := decode(data[w.at.offset:], w.record, w.at.offset, w.s.salt)
 		switch {
 		case v == nothing:
-			w.damage = append(w.damage, w.at.offset)
+			w.lose(w.next) // or less, as the next record says
 			w.at.offset = resync(data, w.at.offset, w.s.salt)
 			continue
 		case v == damaged:
-			w.damage = append(w.damage, w.at.offset)
+			w.lose(w.expect + 1)
 			w.at.offset += size
 			continue
 		}
 		sequence := w.record.Sequence
+		if n := len(w.damage); n > 0 && w.damage[n-1].to > sequence {
+			w.damage[n-1].to = sequence
+		}
 		if sequence >= w.stop {
 			w.at.sequence = sequence
 			return
@@ -293,7 +313,15 @@ func (w *walk) run(m []byte, f func(r *Record)) {
 		}
 		w.at.offset += size
 		w.at.sequence = sequence + 1
+		w.expect = w.at.sequence
 	}
+}
+
+// lose notes that the records from the expected one up to the given sequence do not
+// stand where they should.
+func (w *walk) lose(to uint64) {
+	w.damage = append(w.damage, lostRecords{w.at.offset, w.expect, to})
+	w.expect = to
 }
 
 // done reports whether the window knew a record as done when the pass began.

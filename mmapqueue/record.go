@@ -34,11 +34,13 @@ const (
 	// KindSome is a message for several cursors, but not for all: it is written once
 	// for those channels that lag. It stands in a backlog only.
 	KindSome Kind = 13
+
+	kindReleased Kind = 14 // in a journal
 )
 
 // known reports whether a record can be of kind k. (A backlog holds some of them
 // only; another cannot be found there, for its checksum would be wrong.)
-func (k Kind) known() bool { return k-KindPublish <= KindSome-KindPublish }
+func (k Kind) known() bool { return k-KindPublish <= kindReleased-KindPublish }
 
 // Record is one entry of a log.
 type Record struct {

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"io/fs"
+	"math"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -66,10 +67,18 @@ func (b *Backlog) recover() error {
 		b.number = max(b.number, c.base.segment+1)
 		b.sequence = max(b.sequence, c.base.sequence, c.window.end())
 	}
+	for _, s := range b.segments {
+		for id := range s.puts {
+			if id != nameOf {
+				b.lastID = max(b.lastID, id) // no new cursor may take the number of an old one
+			}
+		}
+	}
 	if !known && len(b.segments) > 0 {
 		b.cursorsFromLog()
 	}
 	b.adoptedCursors()
+	b.reportMissing(known)
 	for _, c := range b.cursors {
 		c.measure()
 	}
@@ -126,6 +135,7 @@ func (b *Backlog) load(s *segment) (keep bool, err error) {
 	n, _ := f.ReadAt(header, 0)
 	headed, sound := s.parseHeader(header[:n])
 	footed := s.readFooter(f) // it knows the salt as well
+	s.footed = footed
 	if !headed && !footed && b.blank(s) {
 		return false, b.o.FS.Remove(s.path) // made, and never written
 	}
@@ -190,10 +200,10 @@ func (b *Backlog) scan(s *segment) error {
 			c.tally(s.number).finished = 0
 		}
 	}
-	var damage []int64
+	var damage []lostRecords
 	fault := guard(m, func() { damage = s.scan(m, b.cursors) })
-	for _, offset := range damage {
-		b.report(s, offset, nil)
+	for _, l := range damage {
+		b.reportLost(s, l.offset, l.offset, b.owed(l.from, l.to), nil)
 	}
 	if fault != nil {
 		b.report(s, s.end, fault)
@@ -208,20 +218,22 @@ func (b *Backlog) scan(s *segment) error {
 }
 
 // scan counts the records of m, and which of them the cursors have finished.
-func (s *segment) scan(m mmap.MMap, cursors []*Cursor) (damage []int64) {
+func (s *segment) scan(m mmap.MMap, cursors []*Cursor) (damage []lostRecords) {
 	var r Record
-	for offset, lost := s.end, int64(-1); offset < int64(len(m)); {
+	var lost lostRun // damage, once a whole record follows
+	for offset := s.end; offset < int64(len(m)); {
 		size, v := decode(m[offset:], &r, offset, s.salt)
-		if v != whole {
-			if lost < 0 {
-				lost = offset
-			}
+		switch v {
+		case nothing:
+			lost.add(offset, s.next, math.MaxUint64)
 			offset = resync(m, offset, s.salt)
 			continue
+		case damaged:
+			lost.add(offset, s.next, 1)
+			offset += size
+			continue
 		}
-		if lost >= 0 {
-			damage, lost = append(damage, lost), -1
-		}
+		damage = lost.upTo(r.Sequence, damage)
 		switch r.Kind {
 		case KindPublish:
 			s.publishes++

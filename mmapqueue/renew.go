@@ -162,7 +162,7 @@ func (c *Cursor) Renew() (n int, err error) {
 	gone := b.reap()
 	b.check()
 	b.mu.Unlock()
-	b.discard(gone)
+	b.dispose(gone)
 	return n, nil
 }
 
@@ -236,33 +236,19 @@ func (c *Cursor) hold(s *segment, first uint64, old []uint64) {
 // find returns the records of s with these ascending sequences, with bodies of their
 // own. One that is damaged, or whose file has gone to another use, is not among them.
 func (b *Backlog) find(s *segment, sequences []uint64) (found []Record, err error) {
-	m, err := b.o.FS.Map(s.path, s.size)
+	err = b.each(s, segmentStart, func(r *Record) bool {
+		for len(sequences) > 0 && sequences[0] < r.Sequence {
+			sequences = sequences[1:]
+		}
+		if len(sequences) > 0 && sequences[0] == r.Sequence {
+			found = append(found, *r)
+			found[len(found)-1].Body = bytes.Clone(r.Body)
+			sequences = sequences[1:]
+		}
+		return len(sequences) > 0
+	})
 	if err != nil {
 		return nil, fmt.Errorf("mmapqueue: renew: %w", err)
-	}
-	defer m.Unmap()
-	fault := guard(m, func() {
-		var r Record
-		data := m[:min(s.end, int64(len(m)))]
-		for offset := int64(segmentStart); offset < int64(len(data)) && len(sequences) > 0; {
-			size, v := decode(data[offset:], &r, offset, s.salt)
-			if v == nothing {
-				offset = resync(data, offset, s.salt)
-				continue
-			}
-			offset += size
-			for v == whole && len(sequences) > 0 && sequences[0] < r.Sequence {
-				sequences = sequences[1:]
-			}
-			if v == whole && len(sequences) > 0 && sequences[0] == r.Sequence {
-				r.Body = bytes.Clone(r.Body)
-				found = append(found, r)
-				sequences = sequences[1:]
-			}
-		}
-	})
-	if fault != nil {
-		b.report(s, 0, fault)
 	}
 	return found, nil
 }

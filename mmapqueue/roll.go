@@ -50,7 +50,7 @@ func (b *Backlog) newSegment(need int64) (*segment, error) {
 	b.mu.Lock()
 	s := &segment{
 		number: b.number, firstSequence: b.sequence, next: b.sequence,
-		salt: binary.LittleEndian.Uint64(random[:]), path: segmentPath(b.dir, b.number),
+		salt: binary.LittleEndian.Uint64(random[:]), path: segmentPath(b.dir, b.number), before: b.before(),
 	}
 	names := b.nameRecords()
 	s.size = b.sizeNext
@@ -87,6 +87,15 @@ func (b *Backlog) newSegment(need int64) (*segment, error) {
 	half := b.bytes.Load() / 2
 	b.sizeNext = min(max(b.sizeNext*2, b.o.SegmentBytesMin), max(half, sizeShallow), b.o.SegmentBytesMax)
 	return s, nil
+}
+
+// before returns what the next segment's header says of the one in front of it. What
+// upstream's files have of the sequences is not known. The caller holds mu.
+func (b *Backlog) before() uint64 {
+	if n := len(b.segments); n > 0 && b.segments[n-1].foreign == nil {
+		return b.segments[n-1].next
+	}
+	return 0
 }
 
 // create makes the file of s, of s.size bytes or, where there is no room for so
@@ -158,8 +167,9 @@ func (b *Backlog) retire(s *segment) bool {
 		o.f = f
 	}
 	if err := b.o.FS.Rename(s.path, o.path); err != nil {
-		o.f.Close()
-		s.f = nil
+		if s.f == nil {
+			o.f.Close()
+		}
 		return false
 	}
 	renamed(o.f, o.path)
@@ -231,7 +241,7 @@ func (b *Backlog) sealOpen() {
 		b.hurry(0)
 	}
 	b.mu.Unlock()
-	b.discard(gone)
+	b.dispose(gone)
 }
 
 // reap takes sealed segments off the list that no cursor has to read, and

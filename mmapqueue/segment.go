@@ -16,12 +16,14 @@ import (
 
 // A segment is one file of a log. It starts with a header:
 //
-//	0       8        16     24               32       56         64       128
-//	├───────┼────────┼──────┼────────────────┼────────┼──────────┼────────┼─────────
-//	│ magic │ number │ salt │ first sequence │ zeros  │ checksum │ again  │ records
-//	└───────┴────────┴──────┴────────────────┴────────┴──────────┴────────┴─────────
+//	0       8        16     24               32       40      56         64      128
+//	├───────┼────────┼──────┼────────────────┼────────┼───────┼──────────┼───────┼────────
+//	│ magic │ number │ salt │ first sequence │ before │ zeros │ checksum │ again │ records
+//	└───────┴────────┴──────┴────────────────┴────────┴───────┴──────────┴───────┴────────
 //
-// which stands there twice, because no record can be told without the salt, and,
+// which stands there twice, because no record can be told without the salt. before
+// is the next sequence of the segment in front of it, 0 when there was none: what
+// an append that failed has used up lies between it and the first. And,
 // once it is sealed, ends with a footer that says what a start needs to
 // know, so that a start reads two small blocks of a sealed segment and no more:
 //
@@ -57,6 +59,7 @@ type segment struct {
 	number        uint64 // never changes
 	salt          uint64 // never changes
 	firstSequence uint64 // never changes
+	before        uint64 // next of the segment in front, 0 for none; never changes
 	path          string // never changes
 
 	f         file             // open for writing and to be synced, or nil
@@ -69,6 +72,7 @@ type segment struct {
 	sealed    bool             // takes no more records
 	failed    bool             // must take no more records: a write, sync or read failed
 	damaged   bool             // renamed rather than deleted when it is done with
+	footed    bool             // a start found its footer
 	dead      bool             // gone from the list; the last reader unmaps it
 
 	foreign *foreign // not nil: one of upstream's files, see adopt.go
@@ -99,6 +103,7 @@ func (s *segment) header() []byte {
 	binary.LittleEndian.PutUint64(b[8:], s.number)
 	binary.LittleEndian.PutUint64(b[16:], s.salt)
 	binary.LittleEndian.PutUint64(b[24:], s.firstSequence)
+	binary.LittleEndian.PutUint64(b[32:], s.before)
 	binary.LittleEndian.PutUint64(b[56:], xxhash.Sum64(b[:56]))
 	copy(b[headerSize:], b)
 	return b
@@ -116,6 +121,7 @@ func (s *segment) parseHeader(b []byte) (ok, sound bool) {
 		}
 		s.salt = binary.LittleEndian.Uint64(b[16:])
 		s.firstSequence = binary.LittleEndian.Uint64(b[24:])
+		s.before = binary.LittleEndian.Uint64(b[32:])
 		copies++
 	}
 	return copies > 0, copies == segmentStart/headerSize
@@ -208,6 +214,33 @@ func (s *segment) seal() (size int64, err error) {
 		return s.end, err
 	}
 	return s.size, err
+}
+
+// each hands the whole records of s from offset on to f, until that says no. They
+// are valid inside f only. Damage is passed over.
+func (b *Backlog) each(s *segment, offset int64, f func(r *Record) bool) error {
+	m, err := b.o.FS.Map(s.path, s.size)
+	if err != nil {
+		return err
+	}
+	defer m.Unmap()
+	fault := guard(m, func() {
+		var r Record
+		for data := m[:min(s.end, int64(len(m)))]; offset < int64(len(data)); {
+			size, v := decode(data[offset:], &r, offset, s.salt)
+			if v == nothing {
+				offset = resync(data, offset, s.salt)
+				continue
+			}
+			if offset += size; v == whole && !f(&r) {
+				return
+			}
+		}
+	})
+	if fault != nil {
+		b.report(s, offset, fault)
+	}
+	return nil
 }
 
 // start returns the offset of the first record.

@@ -105,6 +105,7 @@ func (b *Backlog) sync() error {
 	for i, s := range todo {
 		ends[i] = s.end
 	}
+	end := b.lastNext()
 	newFiles := b.newFiles && b.onDisk
 	names := newFiles || b.o.PowerSafe && b.onDisk
 	b.ops, b.armed, b.soon, b.newFiles = 0, false, false, false
@@ -136,6 +137,11 @@ func (b *Backlog) sync() error {
 		if done {
 			f.Close()
 		}
+	}
+	if first == nil {
+		b.mu.Lock()
+		b.syncedEnd = end
+		b.mu.Unlock()
 	}
 	first = firstErr(first, b.saveCursors(true))
 	if names { // behind the cursors, whose file has been replaced
@@ -208,6 +214,13 @@ func (b *Backlog) trim() {
 		}
 		b.mu.Unlock()
 		return
+	}
+	if len(b.segments) > 0 && b.tellsFirst() {
+		b.mu.Unlock()
+		if err := b.writeCursorsLocked(b.o.PowerSafe); err != nil {
+			b.o.Logf("%v", err) // a start after a crash may take for lost what follows
+		}
+		b.mu.Lock()
 	}
 	gone := b.segments
 	for _, s := range gone {

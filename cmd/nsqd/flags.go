@@ -10,6 +10,7 @@ import (
 
 	"github.com/zsqio/zsq/engine"
 	"github.com/zsqio/zsq/internal/config"
+	"github.com/zsqio/zsq/internal/logbuf"
 )
 
 // parseFlags turns the command line (without the program's name) into checked
@@ -46,7 +47,7 @@ func parseFlags(args []string, stdout, stderr io.Writer) (o *engine.Options, cod
 // fatalf logs why the process ends. During the start upstream's lines have its
 // default prefix, whatever --log-prefix says; so have ours.
 func fatalf(w io.Writer, o *engine.Options, format string, args ...any) {
-	engine.LogLine(w, "[nsqd] ", o.LogFormat, engine.LogFatal, fmt.Sprintf(format, args...))
+	logbuf.Line(w, "[nsqd] ", o.LogFormat, engine.LogFatal, fmt.Sprintf(format, args...))
 }
 
 // versionText is what --version prints: upstream's line, which scripts read,

@@ -16,6 +16,7 @@ import (
 	"syscall"
 
 	"github.com/zsqio/zsq/engine"
+	"github.com/zsqio/zsq/internal/logbuf"
 )
 
 func main() { os.Exit(run()) }
@@ -28,7 +29,7 @@ func run() int {
 		return code
 	}
 	// Shared by the daemon and us, so that the log is in order.
-	log := engine.NewLogBuffer(os.Stderr, o.LogPrefix, o.LogFormat)
+	log := logbuf.New(os.Stderr, o.LogPrefix, o.LogFormat)
 	defer log.Flush()
 	// The loops must not keep the helpers and the HTTP API from running. The
 	// count of loops is taken first, for it follows the processors there are.

@@ -8,6 +8,7 @@ import (
 	"runtime"
 
 	"github.com/zsqio/zsq/internal/config"
+	"github.com/zsqio/zsq/internal/logbuf"
 	"github.com/zsqio/zsq/internal/version"
 	"github.com/zsqio/zsq/lookupd"
 )
@@ -45,7 +46,7 @@ func parseFlags(args []string, stdout, stderr io.Writer) (o *lookupd.Options, co
 // fatal logs why the process ends. During the start upstream's lines have its
 // default prefix, whatever --log-prefix says; so have ours.
 func fatal(w io.Writer, format string, args ...any) {
-	lookupd.NewLogger(w, lookupd.NewOptions().LogPrefix, lookupd.LogFatal).Printf(lookupd.LogFatal, format, args...)
+	logbuf.Line(w, lookupd.NewOptions().LogPrefix, logbuf.Text, lookupd.LogFatal, fmt.Sprintf(format, args...))
 }
 
 // loadConfig sets every option that the file has and the command line has not.

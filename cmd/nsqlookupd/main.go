@@ -7,6 +7,7 @@ import (
 	"os/signal"
 	"syscall"
 
+	"github.com/zsqio/zsq/internal/logbuf"
 	"github.com/zsqio/zsq/lookupd"
 )
 
@@ -19,12 +20,15 @@ func run() int {
 	if o == nil {
 		return code
 	}
+	// Shared by the daemon and us, so that the log is in order.
+	log := logbuf.New(os.Stderr, o.LogPrefix, logbuf.Text)
+	defer log.Flush()
 	// Before the listeners open, so that no early signal is fatal.
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
-	s, err := lookupd.New(o, os.Stderr)
+	s, err := lookupd.New(o, log)
 	if err != nil {
-		fatal(os.Stderr, "failed to instantiate nsqlookupd - %s", err)
+		fatal(log, "failed to instantiate nsqlookupd - %s", err)
 		return 1
 	}
 	s.Start()
@@ -32,7 +36,7 @@ func run() int {
 	select {
 	case <-signals:
 	case err := <-s.Failed():
-		fatal(os.Stderr, "%s", err)
+		fatal(log, "%s", err)
 		code = 1
 	}
 	s.Shutdown()

@@ -4,10 +4,13 @@ import (
 	"cmp"
 	"path/filepath"
 	"slices"
+	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 
 	"github.com/zsqio/zsq/internal/block"
+	"github.com/zsqio/zsq/internal/wire"
 	"github.com/zsqio/zsq/mmapqueue"
 	"github.com/zsqio/zsq/ring"
 )
@@ -58,6 +61,7 @@ type Broker struct {
 	count    int         // of topics; under mu
 	limited  atomic.Bool // the limits hold: the restore is over
 	closing  atomic.Bool
+	closed   chan struct{}  // closed when Close begins: no loop runs any more
 	leavings leavings       // of Close
 	helpers  sync.WaitGroup // refillers and pumps
 
@@ -72,7 +76,8 @@ type Broker struct {
 
 	writeSlots chan struct{} // bounds the writers that are in a system call
 	health     atomic.Pointer[error]
-	probing    atomic.Bool // a helper looks whether the disk works again
+	gone       struct{ places, records atomic.Int64 } // damage in topics that are deleted
+	probing    atomic.Bool                            // a helper looks whether the disk works again
 }
 
 // backlogsDir is the folder of all topics' backlogs in the data path.
@@ -103,6 +108,7 @@ func New(o Options, idMark uint64) *Broker {
 	b.ids.next.Store(idMark)
 	b.idMark = idMark + idMarkAhead
 	b.writeSlots = make(chan struct{}, writersMax)
+	b.closed = make(chan struct{})
 	b.topics.init()
 	for i := range o.Shards {
 		b.shards = append(b.shards, newShard(b, i))
@@ -117,8 +123,9 @@ func (b *Broker) Shard(i int) *Shard { return b.shards[i] }
 // Find returns the topic of that name, nil when there is none. It takes no lock.
 func (b *Broker) Find(name []byte) *Topic { return b.topics.find(name) }
 
-// Topic returns the topic of that name, which it creates if there is none. It
-// fails with ErrExiting while one of that name is being deleted.
+// Topic returns the topic of that name, which it creates if there is none. One that
+// is being deleted is returned too, until it is gone: what is asked of it fails with
+// ErrExiting.
 func (b *Broker) Topic(name string) (*Topic, error) {
 	if t := b.topics.find([]byte(name)); t != nil {
 		return t, nil
@@ -134,12 +141,10 @@ func (b *Broker) Topic(name string) (*Topic, error) {
 	if most := b.opts.MaxTopics; most > 0 && b.count >= most && b.limited.Load() {
 		return nil, ErrTooManyTopics
 	}
-	incarnation := b.ids.take(1)
-	t := b.newTopic(name, b.directory(name, incarnation))
-	t.incarnation = incarnation
+	t := b.newTopic(name, b.directory(name, b.ids.take(1)))
 	t.mu.Lock() // whoever makes its channels, beside, comes behind its birth
 	t.waiting = b.opts.Created != nil && b.opts.Created(t)
-	b.tell(t, mmapqueue.News{Kind: mmapqueue.Birth, Value: incarnation}, &t.unborn, func() { b.topics.set(name, t) })
+	b.tell(t, mmapqueue.News{Kind: mmapqueue.Birth, Value: t.incarnation}, &t.unborn, func() { b.topics.set(name, t) })
 	t.mu.Unlock()
 	b.count++
 	b.info("TOPIC(%s): created", name)
@@ -150,11 +155,21 @@ func (b *Broker) Topic(name string) (*Topic, error) {
 // directory names a topic's files per incarnation, so that a topic that is
 // created anew never meets what its ancestor left.
 func (b *Broker) directory(name string, incarnation uint64) string {
-	return filepath.Join(b.opts.DataPath, backlogsDir, name+"@"+formatID(incarnation))
+	return filepath.Join(b.opts.DataPath, backlogsDir, string(wire.AppendMessageID([]byte(name+"@"), incarnation)))
+}
+
+// incarnationOf returns the number in a directory's name, 0 if there is none.
+func incarnationOf(dir string) uint64 {
+	digits := dir[strings.LastIndexByte(dir, '@')+1:]
+	n, err := strconv.ParseUint(digits, 16, 64)
+	if err != nil {
+		return 0
+	}
+	return n
 }
 
 func (b *Broker) newTopic(name, dir string) *Topic {
-	t := &Topic{b: b, name: name, ephemeral: isEphemeral(name)}
+	t := &Topic{b: b, name: name, incarnation: incarnationOf(dir), ephemeral: isEphemeral(name)}
 	if b.journal != nil && !t.ephemeral {
 		d, own := b.inherited(name)
 		if !own {
@@ -206,13 +221,18 @@ func (b *Broker) endTopic(t *Topic) {
 		b.info("CHANNEL(%s): deleting", c.name)
 		c.delete()
 	}
-	b.onAll(func(*Shard) {})
+	if !b.onAll(func(*Shard) {}) {
+		return // the next start ends it: the journal has its death
+	}
 	b.foreign.grace()
 	t.writer.inOrder(func(log *mmapqueue.Backlog) {
 		v.hold.end(b)
 		if log == nil {
 			return
 		}
+		b.gone.places.Add(log.Damaged())
+		b.gone.records.Add(log.Lost())
+		t.writer.opened.Store(nil)
 		if err := log.Remove(); err != nil {
 			b.diskFailed(err)
 		}
@@ -262,17 +282,25 @@ func (b *Broker) deleteChannel(t *Topic, c *Channel) {
 	}
 }
 
-// onAll runs f on every loop and returns when all have.
-func (b *Broker) onAll(f func(s *Shard)) {
-	var wg sync.WaitGroup
+// onAll runs f on every loop and returns when all have: true. It returns false when
+// the broker is closed meanwhile, for a loop that has ended drops what it is asked;
+// the caller, unless Close waits for it, leaves everything as it is.
+func (b *Broker) onAll(f func(s *Shard)) bool {
+	done := make(chan struct{}, len(b.shards))
 	for _, s := range b.shards {
-		wg.Add(1)
 		b.opts.Waker.Do(s.index, func() {
 			f(s)
-			wg.Done()
+			done <- struct{}{}
 		})
 	}
-	wg.Wait()
+	for range b.shards {
+		select {
+		case <-done:
+		case <-b.closed:
+			return false
+		}
+	}
+	return true
 }
 
 // wakeAll makes every shard that has subscribers look at the channel.

@@ -77,7 +77,9 @@ func (c *Channel) SetPaused(paused bool) {
 // or with what keeps that from being so. It must not be called on a loop.
 func (c *Channel) Empty() error {
 	b := c.topic.b
-	b.emptied(c.q)
+	if !b.emptied(c.q) {
+		return ErrExiting
+	}
 	queue := func(*mmapqueue.Backlog) { c.q.empty(b) }
 	locals := func(s *Shard) {
 		if l := c.locals[s.index].Load(); l != nil {
@@ -87,9 +89,15 @@ func (c *Channel) Empty() error {
 	// The queue goes first, or the subscribers would be given what is in it as
 	// soon as their hands are empty; and last, for what a loop had in hand.
 	c.topic.writer.inOrder(queue)
-	b.onAll(locals)
-	b.onAll(locals)          // what was in the mail
-	b.onAll(func(*Shard) {}) // those rounds have ended, and told what is gone
+	for _, round := range []func(s *Shard){
+		locals,
+		locals,          // what was in the mail
+		func(*Shard) {}, // those rounds have ended, and told what is gone
+	} {
+		if !b.onAll(round) {
+			return ErrExiting
+		}
+	}
 	err := c.topic.settle()
 	c.topic.writer.inOrder(func(log *mmapqueue.Backlog) {
 		queue(log)
@@ -105,11 +113,14 @@ func (c *Channel) delete() { c.deleting.Do(c.end) }
 func (c *Channel) end() {
 	b := c.topic.b
 	c.exiting.Store(true)
-	b.onAll(func(s *Shard) {
+	all := b.onAll(func(s *Shard) {
 		if l := c.locals[s.index].Load(); l != nil {
 			s.closeLocal(l)
 		}
 	})
+	if !all {
+		return // the next start ends it: the journal has its death
+	}
 	b.foreign.grace()
 	// Nobody uses the old view any more.
 	c.topic.writer.inOrder(func(*mmapqueue.Backlog) { c.q.end(b) })

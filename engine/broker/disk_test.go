@@ -217,3 +217,48 @@ func TestOverflowIsWrittenOnce(t *testing.T) {
 		}
 	}
 }
+
+// TestCloseAwaitsNoLoop closes a broker whose loops have ended while somebody waits
+// for them, in the order of a topic's writer and beside it.
+func TestCloseAwaitsNoLoop(t *testing.T) {
+	dir := t.TempDir()
+	b, topic := diskBroker(t, dir, mmapqueue.Options{})
+	var bodies [][]byte
+	for seq := range uint32(3) {
+		bodies = append(bodies, binary.BigEndian.AppendUint32(make([]byte, 4), seq))
+	}
+	if err := b.PublishForeign(topic, bodies, 0); err != nil {
+		t.Fatal(err)
+	}
+	asked := func() int {
+		w := b.opts.Waker.(*world)
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		return len(w.calls[0])
+	}
+	c := topic.Find("c")
+	drained, emptied := make(chan struct{}), make(chan error, 1)
+	go func() {
+		topic.writer.inOrder(func(*mmapqueue.Backlog) { topic.drain(c.q) })
+		close(drained)
+	}()
+	for asked() < 1 {
+		runtime.Gosched()
+	}
+	other, err := topic.Channel("other#ephemeral")
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() { b.DeleteIfUnused(other); emptied <- nil }()
+	for asked() < 2 {
+		runtime.Gosched()
+	}
+	if err := b.Close(); err != nil {
+		t.Fatal(err)
+	}
+	<-drained
+	<-emptied
+	if got := stored(t, dir); len(got) != len(bodies) {
+		t.Errorf("%d of %d messages are there", len(got), len(bodies))
+	}
+}

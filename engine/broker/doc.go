@@ -26,11 +26,13 @@
 //
 // In the process and disk modes a message stands in the daemon's journal too, until
 // it is finished or stands in the backlog, and its OK waits for the journal's
-// writer: see journal.go for what is written when, journal_queue.go for who is told what
-// became of it, trim.go for what lets old segments go, and recover.go for a start after a crash. A message may be delivered before its commit; when that fails, its
+// writer: see journal.go for what is written when, journal_queue.go for who is told
+// what became of it, trim.go for what lets old segments go, and recover.go for a start
+// after a crash. In every mode the journal has what becomes of topics and channels
+// (news.go). A message may be delivered before its commit; when that fails, its
 // publisher is told so and it may come all the same.
 //
-// The disk is touched by the journal's writer and two kinds of helper goroutine only: one writer per
-// topic with something to write, one refiller per channel that lags. Both end
-// when they have nothing left to do.
+// The disk is touched by the journal's writer and two kinds of helper goroutine only:
+// one writer per topic with something to write, one refiller per channel that lags.
+// Both end when they have nothing left to do.
 package broker

@@ -31,14 +31,3 @@ func (r *idRun) take(g *ids) uint64 {
 }
 
 func trailingZeros(x uint64) int { return bits.TrailingZeros64(x) }
-
-// formatID writes an id as it stands in a message frame.
-func formatID(id uint64) string {
-	const digits = "0123456789abcdef"
-	var b [16]byte
-	for i := range b {
-		b[15-i] = digits[id&15]
-		id >>= 4
-	}
-	return string(b[:])
-}

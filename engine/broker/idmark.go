@@ -71,23 +71,9 @@ func (b *Broker) ExtendIDMark(path string) error {
 }
 
 func writeIDMark(path string, mark uint64) error {
-	dir := filepath.Dir(path)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return fmt.Errorf("broker: id mark: %w", err)
-	}
-	f, err := os.CreateTemp(dir, "ids.*.tmp")
-	if err != nil {
-		return fmt.Errorf("broker: id mark: %w", err)
-	}
-	_, err = fmt.Fprintln(f, mark)
-	err = errors.Join(err, f.Sync(), f.Close())
+	err := os.MkdirAll(filepath.Dir(path), 0o700)
 	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err == nil {
-		err = mmapqueue.OS.SyncDir(dir)
-	} else {
-		_ = os.Remove(f.Name())
+		err = mmapqueue.ReplaceFile(mmapqueue.OS, path, fmt.Appendln(nil, mark))
 	}
 	if err != nil {
 		return fmt.Errorf("broker: id mark: %w", err)

@@ -80,6 +80,7 @@ func (e *engine) run(i int, s *Shard) {
 			s.Woken()
 		}
 		done := s.Advance()
+		s.Bound(i * 8) // loop 0 has no bound
 		if again := s.EndRound(); again || !done {
 			e.ring(i, func() {})
 		}

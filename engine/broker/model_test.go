@@ -35,6 +35,7 @@ type world struct {
 	cons  []*consumer
 	log   []delivery
 	errs  int
+	bound int                   // of each round
 	saved map[string]savedTopic // what the engine would have in its file
 }
 
@@ -187,7 +188,10 @@ func (w *world) round(i int, f func(s *Shard)) {
 	if f != nil {
 		f(s)
 	}
-	s.EndRound()
+	s.Bound(w.bound)
+	if s.EndRound() {
+		w.Wake(i)
+	}
 }
 
 // patience bounds every wait. Nothing comes near it unless something hangs.
@@ -432,6 +436,7 @@ func (w *world) crashed(dir string) {
 	other.now = now
 	other.settle("recovered", other.quiet)
 	other.round(0, nil)
+	defer other.unharmed()
 	for _, t := range w.b.Topics() {
 		found := other.b.Find([]byte(t.name))
 		if found == nil {
@@ -486,6 +491,13 @@ func (w *world) crashed(dir string) {
 	}
 }
 
+// unharmed demands that nothing was taken for damage.
+func (w *world) unharmed() {
+	if d := w.b.Damage(); d != (Damage{}) {
+		w.fatal("what a crash left was taken for damage: %+v", d)
+	}
+}
+
 // crashedInMemory is crashed in memory mode: what is in the backlog, or was read
 // from there and is not finished, is there again, and nothing else. Nothing that
 // is gone keeps its place there.
@@ -518,6 +530,7 @@ func (w *world) crashedInMemory(topic *Topic, dir string) {
 		w.fatal("%v", err)
 	}
 	other.settle("recovered", other.quiet)
+	defer other.unharmed()
 	found := other.b.Find([]byte(topic.name))
 	for name, n := range want {
 		got := 0
@@ -642,6 +655,7 @@ func runModel(t *testing.T, seed uint64, mem int, d Durability) {
 	}
 	moded := false // the topic's durability was changed
 	w.b.opts.Topology = seed%2 == 1
+	w.bound = int(seed/2%3) * 20
 	topic, err := w.b.Topic("t")
 	if err != nil {
 		t.Fatal(err)

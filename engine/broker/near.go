@@ -53,10 +53,13 @@ func (s *Shard) deliverNear(l *channelLocal) {
 }
 
 // deliverTo serves the subscribers at one distance, in turns. It returns false
-// when the ring has run empty.
+// when the ring has run empty, or the channel has got its share of the round.
 func (s *Shard) deliverTo(l *channelLocal, near Near) bool {
 	idle := 0
 	for idle < len(l.subs) {
+		if s.spent(l) {
+			return false
+		}
 		if l.turn >= len(l.subs) {
 			l.turn = 0
 		}

@@ -298,7 +298,9 @@ func (b *Broker) durable(d Durability) {
 // about to see.
 func (t *Topic) secure() error {
 	b := t.b
-	b.onAll(func(*Shard) {})
+	if !b.onAll(func(*Shard) {}) {
+		return ErrExiting
+	}
 	b.foreign.grace()
 	var err error
 	for _, q := range t.allQueues() {
@@ -313,8 +315,9 @@ func (t *Topic) secure() error {
 			})
 		}
 	}
-	b.onAll(func(s *Shard) { s.secureAll(t) })
-	b.onAll(func(*Shard) {}) // those rounds have ended, and submitted it
+	if !b.onAll(func(s *Shard) { s.secureAll(t) }) || !b.onAll(func(*Shard) {}) { // those rounds have ended, and submitted it
+		return errors.Join(err, ErrExiting)
+	}
 	t.writer.inOrder(func(log *mmapqueue.Backlog) {
 		if log != nil { // in any case: the journal does not know what was finished there
 			err = errors.Join(err, log.Sync())

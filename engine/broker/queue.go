@@ -213,10 +213,12 @@ func (q *queue) refillStep(b *Broker) (moved int) {
 			q.left = append(q.left, storeRecord(arena, r))
 		})
 		b.foreign.read.keep(arena)
-		if len(again) > 0 {
-			b.finishBelow(q, again)
-			q.outstanding.Add(-int64(len(again)))
-			q.gate.count.Add(-int64(len(again)))
+		b.finishBelow(q, again)
+		// The cursor may have found less than it had promised, for damage is found
+		// by who reads, or more in upstream's files. The backlog has logged it.
+		if n := q.cursor.Corrected() - int64(len(again)); n != 0 {
+			q.outstanding.Add(n)
+			q.gate.count.Add(n)
 		}
 		if err != nil {
 			b.diskFailed(err)
@@ -232,28 +234,10 @@ func (q *queue) refillStep(b *Broker) (moved int) {
 			q.left = nil
 		}
 	}
-	if n := q.outstanding.Add(-int64(moved)); n < 0 {
-		// A log that a loss of power has torn may give more than it promised.
-		q.outstanding.Add(-n)
-		q.gate.count.Add(-n)
+	if q.outstanding.Add(-int64(moved)) < 0 {
+		panic("BUG: more messages came back than went out")
 	}
-	q.writeOff()
 	return moved
-}
-
-// writeOff ends the waiting for records that were damaged: the cursor has found
-// fewer than it had promised, and the backlog has counted and logged them. A put
-// raises inWriter before outstanding, so what is in the outstanding that was
-// loaded first and neither in the writer's hand nor to be read is lost. The
-// caller holds mu.
-func (q *queue) writeOff() {
-	lost := q.outstanding.Load()
-	if lost == 0 || q.inWriter.Load() != 0 || len(q.left) > 0 || q.cursor != nil && q.cursor.Depth() > 0 {
-		return
-	}
-	if q.outstanding.CompareAndSwap(lost, 0) {
-		q.gate.count.Add(-lost)
-	}
 }
 
 // giveBack puts messages in front of what the backlog still has. They are

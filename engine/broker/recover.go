@@ -5,8 +5,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
-	"strings"
 
 	"github.com/zsqio/zsq/internal/block"
 	"github.com/zsqio/zsq/internal/diskqueue"
@@ -155,7 +153,9 @@ func (t *Topic) finishRecovered(queues []*mmapqueue.RecoveredQueue) error {
 		if err != nil {
 			return err
 		}
-		c.Finish(rq.Finished)
+		if err := c.FinishAgain(rq.Finished); err != nil {
+			return err
+		}
 		t.owed.Store(1)
 	}
 	return nil
@@ -265,9 +265,8 @@ func (rec *recovery) ancestor(topic, dir string) bool {
 	if n == nil || !n.Whole {
 		return false
 	}
-	_, digits, _ := strings.Cut(dir, "@")
-	incarnation, err := strconv.ParseUint(digits, 16, 64)
-	return n.Dead || err == nil && incarnation < n.Value
+	incarnation := incarnationOf(dir)
+	return n.Dead || incarnation != 0 && incarnation < n.Value
 }
 
 // startJournal ends a recovery: see recovery, step 4.

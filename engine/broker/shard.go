@@ -33,6 +33,10 @@ type Shard struct {
 	spare      [][]block.Ref // batches without messages
 	publishers []*Publisher  // that published in this round
 	looks      []*channelLocal
+	later      []*channelLocal // to be looked at in the next round: see Bound
+	bound      int             // messages of this round; 0: no bound
+	share      int             // of that, for each channel
+	given      int             // of the share, to the channel under way
 	touched    []*channelLocal // counters to be published
 	locals     []*channelLocal // by index; nil where freed
 	freeLocals []uint32
@@ -109,6 +113,7 @@ func (s *Shard) Start(nowNs, wallNs int64, timer func(token uint32)) {
 // Begin opens a round.
 func (s *Shard) Begin(nowNs, wallNs int64) {
 	s.nowNs, s.wallNs = nowNs, wallNs
+	s.bound = 0
 	s.round++
 }
 
@@ -120,7 +125,7 @@ func (s *Shard) EndRound() (again bool) {
 	s.flushPublishes()
 	s.flushBack()
 	s.deliverAll()
-	again = s.copyOld()
+	again = s.copyOld() || len(s.looks) > 0
 	s.gather() // what the second half of the round has added
 	s.submit(nil)
 	s.flushCounters()

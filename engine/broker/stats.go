@@ -21,6 +21,37 @@ func (t *Topic) Messages() (count, bytes uint64) { return t.messages.Load(), t.b
 // disk. Messages in flight and deferred are not in it.
 func (c *Channel) Depth() (total, backend int64) { return c.q.depth() }
 
+// Damage is what was found damaged on disk since the process started. Each place, a
+// record, the end of a file or a file, is counted once and has a line in the log.
+type Damage struct {
+	Places  int64
+	Records int64 // that are lost, as far as that can be known; a few of them are no messages
+}
+
+// Damage returns what was found in the topic's backlog.
+func (t *Topic) Damage() Damage {
+	if log := t.writer.opened.Load(); log != nil {
+		return Damage{log.Damaged(), log.Lost()}
+	}
+	return Damage{}
+}
+
+// Damage returns what was found in all topics' backlogs, and in the journal. Of the
+// journal nobody can say whose it was.
+func (b *Broker) Damage() Damage {
+	d := Damage{b.gone.places.Load(), b.gone.records.Load()}
+	for _, t := range b.topics.all() {
+		of := t.Damage()
+		d.Places += of.Places
+		d.Records += of.Records
+	}
+	if b.journal != nil {
+		d.Places += b.journal.Damaged()
+		d.Records += b.journal.Lost()
+	}
+	return d
+}
+
 // Figures are a channel's counts since the process started, as of the loops'
 // last rounds.
 type Figures struct {

@@ -221,6 +221,7 @@ func (t *Topic) hold() *queue {
 // told in the error.
 func (b *Broker) Close() error {
 	b.closing.Store(true)
+	close(b.closed)
 	if b.opts.Log.Budget != nil {
 		b.opts.Log.Budget.Lift()
 	}

@@ -139,9 +139,6 @@ func (sub *Subscriber) SetReady(n int64) {
 	sub.shard.touch(sub.local)
 }
 
-// SetTimeout sets the message time-out of later deliveries, in nanoseconds.
-func (sub *Subscriber) SetTimeout(ns int64) { sub.timeout = ns }
-
 // Resume says that the sink is no longer full.
 func (sub *Subscriber) Resume() { sub.shard.look(sub.local) }
 
@@ -256,6 +253,10 @@ const quantumBytes = 64 << 10
 
 // deliverAll serves the round's channels.
 func (s *Shard) deliverAll() {
+	s.share = 0
+	if s.bound > 0 {
+		s.share = max(1, s.bound/max(1, len(s.looks)))
+	}
 	for i := 0; i < len(s.looks); i++ {
 		l := s.looks[i]
 		l.looking = false
@@ -264,7 +265,25 @@ func (s *Shard) deliverAll() {
 		}
 	}
 	clear(s.looks)
-	s.looks = s.looks[:0]
+	s.looks = append(s.looks[:0], s.later...)
+	clear(s.later)
+	s.later = s.later[:0]
+}
+
+// Bound makes this round deliver about n messages, shared among the channels that
+// may have some; each gets a batch at least. What is left is for rounds that follow at
+// once, and EndRound says so. Zero, as at each Begin, is no bound.
+func (s *Shard) Bound(n int) { s.bound = n }
+
+// spent reports whether the channel has got its share of the round. It has its turn
+// again in the next one.
+func (s *Shard) spent(l *channelLocal) bool {
+	if s.share == 0 || s.given < s.share {
+		return false
+	}
+	l.looking = true
+	s.later = append(s.later, l)
+	return true
 }
 
 // deliver gives a channel's messages to this shard's subscribers, in turns,
@@ -275,12 +294,16 @@ func (s *Shard) deliver(l *channelLocal) {
 	if c.paused.Load() || len(l.subs) == 0 {
 		return
 	}
+	s.given = 0
 	if s.b.opts.Topology {
 		s.deliverNear(l)
 		return
 	}
 	idle := 0 // subscribers in a row that took nothing
 	for idle < len(l.subs) {
+		if s.spent(l) {
+			return
+		}
 		if l.turn >= len(l.subs) {
 			l.turn = 0
 		}
@@ -331,6 +354,7 @@ func (s *Shard) drained(l *channelLocal) {
 // send puts messages in flight and their frames into the subscriber's output.
 func (s *Shard) send(sub *Subscriber, refs []block.Ref) {
 	l := sub.local
+	s.given += len(refs)
 	before := l.inFlightCount
 	for _, r := range refs {
 		if sub.sample > 0 && s.rng.IntN(100) > sub.sample {

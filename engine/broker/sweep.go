@@ -114,7 +114,7 @@ func (t *Topic) drain(q *queue) {
 		return
 	}
 	q.spilled.Store(true)
-	b.onAll(func(*Shard) {})
+	b.onAll(func(*Shard) {}) // or no loop runs any more
 	b.foreign.grace()
 	q.parked.Store(true)
 	refs := make([]block.Ref, drainBatch)

@@ -19,7 +19,7 @@ import (
 type Topic struct {
 	b           *Broker
 	name        string
-	incarnation uint64 // it is no older than its directory
+	incarnation uint64 // its directory's
 	ephemeral   bool
 	view        atomic.Pointer[view]
 	exiting     atomic.Bool
@@ -327,7 +327,9 @@ func (t *Topic) Empty() error {
 	if hold == nil {
 		return nil
 	}
-	t.b.emptied(hold)
+	if !t.b.emptied(hold) {
+		return ErrExiting
+	}
 	var err error
 	t.writer.inOrder(func(log *mmapqueue.Backlog) {
 		n := hold.empty(t.b)
@@ -340,16 +342,17 @@ func (t *Topic) Empty() error {
 
 // emptied tells the journal that a queue is being emptied. Whatever stands there
 // before that is where it can be emptied when this returns: nothing stays that the
-// journal no longer knows.
-func (b *Broker) emptied(q *queue) {
+// journal no longer knows. It returns false when the broker is closed meanwhile.
+func (b *Broker) emptied(q *queue) bool {
 	if !q.known.Load() {
-		return
+		return true
 	}
 	batch := b.journal.Batch()
 	batch.EmptyQueue(q.journal)
 	b.journal.Submit(batch, nil)
-	b.onAll(func(*Shard) {}) // publishers had a round in which they pushed
+	all := b.onAll(func(*Shard) {}) // publishers had a round in which they pushed
 	b.foreign.grace()
+	return all
 }
 
 // settle returns when what was told of the topic's messages is written, and as safe

@@ -60,10 +60,11 @@ type writer struct {
 	idle    sync.Cond
 	jobs    []job
 	running bool
-	given   uint64             // jobs submitted
-	done    uint64             // jobs finished
-	log     *mmapqueue.Backlog // writer goroutine only, once running
-	written []*job             // written in this turn and not settled
+	given   uint64                            // jobs submitted
+	done    uint64                            // jobs finished
+	log     *mmapqueue.Backlog                // writer goroutine only, once running
+	opened  atomic.Pointer[mmapqueue.Backlog] // the same, for whoever asks for its figures
+	written []*job                            // written in this turn and not settled
 }
 
 func (w *writer) init(b *Broker, dir string, mode *atomic.Int32) {
@@ -136,6 +137,7 @@ func (w *writer) open() error {
 	log, err := mmapqueue.Open(w.dir, w.b.opts.Log)
 	if err == nil {
 		w.log = log
+		w.opened.Store(log)
 	}
 	return err
 }

@@ -188,6 +188,32 @@ func TestDurability(t *testing.T) {
 	}
 }
 
+// TestDamage shows what was found damaged on disk, and that nothing is said of a
+// daemon that has found nothing.
+func TestDamage(t *testing.T) {
+	st := httpapi.Stats{
+		Topics: []httpapi.TopicStats{{TopicName: "t", Damage: &httpapi.Damage{Places: 2, Records: 5}}, {TopicName: "u"}},
+		Damage: &httpapi.Damage{Places: 3, Records: 5},
+	}
+	b := &fakeBroker{stats: &st}
+	w := call(httpapi.New(config(t, b)), "GET", "/stats?format=json&include_mem=0", "")
+	for _, want := range []string{`"damage":{"places":2,"records":5}},{"topic_name":"u"`, `"producers":null,"damage":{"places":3,"records":5}}`} {
+		if strings.Count(w.Body.String(), want) != 1 {
+			t.Errorf("no %s in %s", want, w.Body)
+		}
+	}
+	w = call(httpapi.New(config(t, b)), "GET", "/stats", "")
+	if want := "\nHealth: OK\nDamage: 3 places on disk, 5 records lost as far as is known\n"; !strings.Contains(w.Body.String(), want) {
+		t.Errorf("no %q in %s", want, w.Body)
+	}
+	st.Damage, st.Topics = nil, nil
+	for _, path := range []string{"/stats", "/stats?format=json"} {
+		if w = call(httpapi.New(config(t, b)), "GET", path, ""); strings.Contains(strings.ToLower(w.Body.String()), "damage") {
+			t.Errorf("%s: %s", path, w.Body)
+		}
+	}
+}
+
 // TestMessages shows what reaches the broker.
 func TestMessages(t *testing.T) {
 	f := func(target, body string, deferBy time.Duration, want ...string) {

@@ -2,13 +2,14 @@ package httpapi
 
 import (
 	"bytes"
-	"encoding/binary"
 	"errors"
 	"io"
 	"net/http"
 	"net/url"
 	"strconv"
 	"time"
+
+	"github.com/zsqio/zsq/internal/wire"
 )
 
 // pub is POST /pub: the body is one message. Sizes are checked before names,
@@ -154,42 +155,21 @@ func splitLines(b []byte, l Limits) ([][]byte, *apiError) {
 	return bodies, nil
 }
 
-// splitBatch takes a batch apart:
-//
-//	0       4       8          8+n
-//	├───────┼───────┼──────────┼── …
-//	│ count │ n     │ message  │ n, message, count times
-//	└───────┴───────┴──────────┴── …
-//
-// All numbers are big-endian and greater than zero. The messages alias b. What
-// follows the last one is ignored.
+// splitBatch takes a batch apart, whose messages alias b. What follows the last one
+// is ignored.
 func splitBatch(b []byte, l Limits) ([][]byte, *apiError) {
-	const sizeLen = 4
-	count, b, ok := cutInt32(b)
-	// The smallest message takes five bytes.
-	if !ok || count <= 0 || int64(count) > (l.MaxBodySize-sizeLen)/(sizeLen+1) {
-		return nil, errBadBody
-	}
-	// The count is not to be believed for an allocation.
-	bodies := make([][]byte, 0, min(int(count), len(b)/(sizeLen+1)))
-	for range count {
-		var size int32
-		size, b, ok = cutInt32(b)
-		if !ok || size <= 0 || int64(size) > l.MaxMsgSize || int(size) > len(b) {
-			return nil, errBadMessage
+	batch, err := wire.ParseBatch(b, &wire.Limits{MaxMsgSize: l.MaxMsgSize, MaxBodySize: l.MaxBodySize})
+	if err != nil {
+		if err.Code == "E_"+errBadBody.text {
+			return nil, errBadBody
 		}
-		bodies = append(bodies, b[:size:size])
-		b = b[size:]
+		return nil, errBadMessage
+	}
+	bodies := make([][]byte, 0, batch.Count())
+	for body, ok := batch.Next(); ok; body, ok = batch.Next() {
+		bodies = append(bodies, body)
 	}
 	return bodies, nil
-}
-
-// cutInt32 takes a number off the front of b.
-func cutInt32(b []byte) (n int32, rest []byte, ok bool) {
-	if len(b) < 4 {
-		return 0, nil, false
-	}
-	return int32(binary.BigEndian.Uint32(b)), b[4:], true
 }
 
 // query reads a request that carries its arguments in the URL. A body is read

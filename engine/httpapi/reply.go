@@ -14,9 +14,6 @@ type apiError struct {
 	text string
 }
 
-// Error returns the word.
-func (e *apiError) Error() string { return e.text }
-
 // The errors of the API.
 var (
 	errNotFound         = &apiError{404, "NOT_FOUND"}

@@ -13,6 +13,13 @@ import (
 type Stats struct {
 	Topics    []TopicStats
 	Producers []ClientStats // connections that have published over TCP
+	Damage    *Damage       // of the whole daemon's files; nil for none
+}
+
+// Damage is what was found damaged on disk since the process started.
+type Damage struct {
+	Places  int64 `json:"places"`  // records, ends of files and files
+	Records int64 `json:"records"` // that are lost, as far as that can be known
 }
 
 // TopicStats is one topic, key for key as in /stats.
@@ -26,6 +33,7 @@ type TopicStats struct {
 	Paused       bool           `json:"paused"`
 	E2E          E2E            `json:"e2e_processing_latency"`
 	Durability   string         `json:"durability,omitempty"` // if it is not the daemon's
+	Damage       *Damage        `json:"damage,omitempty"`     // in its backlog; nil for none
 }
 
 // ChannelStats is one channel. The three counts of nsqd's master are left out
@@ -119,6 +127,7 @@ type statsBody struct {
 	Topics    []TopicStats  `json:"topics"`
 	Memory    *MemStats     `json:"memory,omitempty"`
 	Producers []ClientStats `json:"producers"`
+	Damage    *Damage       `json:"damage,omitempty"` // ours alone, and only where there is some
 }
 
 // stats is GET /stats.
@@ -134,7 +143,7 @@ func (a *api) stats(r *http.Request) (any, *apiError) {
 	if topic == "" || a.Broker.HasTopic(topic) {
 		st := a.Broker.Stats(topic, channel, clients)
 		shape(&st, clients)
-		body.Topics, body.Producers = st.Topics, st.Producers
+		body.Topics, body.Producers, body.Damage = st.Topics, st.Producers, st.Damage
 	}
 	if boolArg(q, "include_mem") {
 		body.Memory = ReadMemStats()

@@ -18,6 +18,9 @@ func (a *api) statsText(s *statsBody) string {
 	fmt.Fprintf(&b, "start_time %s\n", a.StartTime.Format(time.RFC3339))
 	fmt.Fprintf(&b, "uptime %s\n", now.Sub(a.StartTime))
 	fmt.Fprintf(&b, "\nHealth: %s\n", s.Health)
+	if s.Damage != nil {
+		fmt.Fprintf(&b, "Damage: %d places on disk, %d records lost as far as is known\n", s.Damage.Places, s.Damage.Records)
+	}
 	if s.Memory != nil {
 		writeMemory(&b, s.Memory)
 	}

@@ -30,6 +30,8 @@ type Snapshot struct {
 	Start               time.Time
 	Connections         int
 	MemoryBytes         int64 // of messages
+	DamagedPlaces       int64 // found on disk
+	LostRecords         int64 // by that, as far as is known
 	TopicCount          int
 	ChannelCount        int
 	Topics              []Topic // none when only the node's figures are wanted
@@ -46,6 +48,8 @@ type Topic struct {
 	Paused          bool
 	Messages, Bytes uint64
 	Depth, Backend  int64
+	DamagedPlaces   int64 // found in its backlog
+	LostRecords     int64 // by that, as far as is known
 	EndToEnd        []Quantile
 	Channels        []Channel // none when only topics' figures are wanted
 }
@@ -94,10 +98,19 @@ var topicFamilies = []family{
 	{"nsqd_topic_depth", "Messages that wait in the topic itself.", false},
 	{"nsqd_topic_backend_depth", "Those of them that are on disk.", false},
 	{"nsqd_topic_paused", "1 while the topic is paused.", false},
+	{"nsqd_topic_damaged_places_total", "Damaged places found in the topic's files.", true},
+	{"nsqd_topic_lost_records_total", "Records lost by that, as far as is known.", true},
 }
 
-func (t *Topic) values(v *[5]float64) {
-	*v = [...]float64{float64(t.Messages), float64(t.Bytes), float64(t.Depth), float64(t.Backend), oneIf(t.Paused)}
+// damageFamilies is how many families at the end are shown only where they are not
+// zero, as in /stats.
+const damageFamilies = 2
+
+func (t *Topic) values(v *[7]float64) {
+	*v = [...]float64{
+		float64(t.Messages), float64(t.Bytes), float64(t.Depth), float64(t.Backend), oneIf(t.Paused),
+		float64(t.DamagedPlaces), float64(t.LostRecords),
+	}
 }
 
 var channelFamilies = []family{
@@ -203,11 +216,17 @@ func (b *builder) gauge(name, help string, value float64, labels ...*dto.LabelPa
 	b.add(b.family(family{name: name, help: help}), labels, value)
 }
 
+func (b *builder) counter(name, help string, value float64) {
+	b.add(b.family(family{name: name, help: help, counter: true}), nil, value)
+}
+
 // node adds what is not by topic.
 func (b *builder) node(s *Snapshot) {
 	b.gauge("nsqd_info", "1, with the versions of the protocol and of zsq.", 1, label("version", s.Version), label("zsq_version", s.OwnVersion))
 	b.gauge("nsqd_healthy", "1 unless the last write to disk failed.", oneIf(s.Healthy))
 	b.gauge("nsqd_start_time_seconds", "When the daemon started, in Unix time.", float64(s.Start.UnixNano())/1e9)
+	b.counter("nsqd_damaged_places_total", "Damaged places found on disk.", float64(s.DamagedPlaces))
+	b.counter("nsqd_lost_records_total", "Records lost by that, as far as is known.", float64(s.LostRecords))
 	b.gauge("nsqd_connections", "Client connections.", float64(s.Connections))
 	b.gauge("nsqd_message_memory_bytes", "Memory that messages take.", float64(s.MemoryBytes))
 	b.gauge("nsqd_topics", "Topics there are.", float64(s.TopicCount))
@@ -247,7 +266,7 @@ func (b *builder) topics(topics []Topic) {
 	byTopic, byChannel := b.all(topicFamilies), b.all(channelFamilies)
 	quantiles := b.family(family{name: topicQuantiles, help: quantilesHelp})
 	channelQuantiles := b.family(family{name: channelQuantiles, help: quantilesHelp})
-	var tv [5]float64
+	var tv [7]float64
 	var cv [12]float64
 	for i := range topics {
 		t := &topics[i]
@@ -255,7 +274,9 @@ func (b *builder) topics(topics []Topic) {
 		labels := []*dto.LabelPair{topic}
 		t.values(&tv)
 		for j, mf := range byTopic {
-			b.add(mf, labels, tv[j])
+			if j < len(byTopic)-damageFamilies || tv[j] != 0 {
+				b.add(mf, labels, tv[j])
+			}
 		}
 		b.quantiles(quantiles, labels, t.EndToEnd)
 		for k := range t.Channels {

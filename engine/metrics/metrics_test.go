@@ -16,9 +16,9 @@ import (
 func snapshot() metrics.Snapshot {
 	s := metrics.Snapshot{
 		Version: "1.3.0", OwnVersion: "0.1.0", Healthy: true, Start: time.Unix(1500, 0), Connections: 3, MemoryBytes: 4096,
-		TopicCount: 2, ChannelCount: 1, Rounds: make([]latency.Histogram, 2),
+		TopicCount: 2, ChannelCount: 1, DamagedPlaces: 3, LostRecords: 6, Rounds: make([]latency.Histogram, 2),
 		Topics: []metrics.Topic{{
-			Name: "t", Messages: 10, Bytes: 100, Depth: 3, Backend: 2, Paused: true,
+			Name: "t", Messages: 10, Bytes: 100, Depth: 3, Backend: 2, Paused: true, DamagedPlaces: 2, LostRecords: 5,
 			EndToEnd: []metrics.Quantile{{0.99, 0.25}},
 			Channels: []metrics.Channel{{
 				Name: "c#ephemeral", Messages: 9, Requeues: 8, Timeouts: 7, Depth: 6, Backend: 5, InFlight: 4, Deferred: 3, Clients: 2,
@@ -63,6 +63,8 @@ func TestScrape(t *testing.T) {
 		`nsqd_info{version="1.3.0",zsq_version="0.1.0"} 1`, `nsqd_healthy 1`, `nsqd_start_time_seconds 1500`, `nsqd_connections 3`,
 		`nsqd_message_memory_bytes 4096`, `nsqd_topics 2`, `nsqd_channels 1`,
 		`nsqd_topic_messages_total{topic="t"} 10`, `nsqd_topic_message_bytes_total{topic="t"} 100`, `nsqd_topic_depth{topic="t"} 3`,
+		`nsqd_topic_damaged_places_total{topic="t"} 2`, `nsqd_topic_lost_records_total{topic="t"} 5`,
+		`nsqd_damaged_places_total 3`, `nsqd_lost_records_total 6`,
 		`nsqd_topic_backend_depth{topic="t"} 2`, `nsqd_topic_paused{topic="t"} 1`, `nsqd_topic_paused{topic="u"} 0`,
 		`nsqd_topic_e2e_processing_latency_seconds{percentile="99",topic="t"} 0.25`,
 		`nsqd_channel_messages_total` + on + `9`, `nsqd_channel_requeues_total` + on + `8`, `nsqd_channel_timeouts_total` + on + `7`,
@@ -79,7 +81,7 @@ func TestScrape(t *testing.T) {
 			t.Errorf("missing: %s", want)
 		}
 	}
-	if strings.Contains(text, "nsqd_channel_global_messages_total") {
+	if strings.Contains(text, "nsqd_channel_global_messages_total") || has[`nsqd_topic_lost_records_total{topic="u"} 0`] {
 		t.Error("a figure that is nowhere set is shown")
 	}
 	for _, want := range []string{"\ngo_goroutines ", "\nprocess_open_fds ", "\n# TYPE nsqd_topic_messages_total counter\n", "\n# TYPE nsqd_topic_depth gauge\n"} {

@@ -53,6 +53,7 @@ type Conn struct {
 	expect   int // Traffic has nothing to do before this many bytes; 0: any
 	lastRead int // bytes of the last read
 	reads    uint32
+	bulkNs   int64 // when it last sent or took bulk or more at once
 
 	out      []byte // pooled; out[outOff:] waits to be sent
 	outOff   int
@@ -239,7 +240,9 @@ func (c *Conn) linger() {
 	l := c.loop
 	c.lingerEnd = l.now + int64(l.group.opt.Linger)
 	l.lingers = append(l.lingers, c)
-	l.lingerDue = l.now + int64(lingerLook)
+	if l.lingerDue == 0 { // else those before it would wait for as long as others come
+		l.lingerDue = l.now + int64(lingerLook)
+	}
 }
 
 // lingerLook is how often lingering connections are looked at: the kernel does

@@ -18,7 +18,8 @@
 // System calls that can wait are done once per round. A round is what one look at
 // the kernel brought: all connections that were ready, then the handler's Round,
 // then one write for each connection that has output. A busy loop so has long
-// rounds, and an idle one answers at once.
+// rounds, and an idle one answers at once. Beside busy connections, light.go sees to
+// it that those which send and take little need not wait for long rounds.
 //
 // # Memory
 //

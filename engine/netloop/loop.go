@@ -46,6 +46,7 @@ type Loop struct {
 	wire  []byte // ReadBuffer bytes for what filters decode; nil until one does
 
 	now     int64
+	lightNs int64 // when there was light traffic last; 0: never
 	again   bool  // something happened after Round: run another round
 	yielded int64 // when the loop last went through the scheduler
 	leaving bool  // shutdown was asked for: end when the last connection did
@@ -290,6 +291,9 @@ func (l *Loop) endRound() {
 func (l *Loop) flushDirty() {
 	list := l.dirty
 	l.dirty = l.dirty2[:0]
+	if len(list) > 1 && l.LightTraffic() {
+		lightFirst(list)
+	}
 	for i, c := range list {
 		list[i] = nil
 		c.dirty = false

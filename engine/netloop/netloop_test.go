@@ -524,6 +524,45 @@ func TestMemoryLastWord(t *testing.T) {
 	}
 }
 
+// TestLingerEnds shows that a connection whose peer reads nothing goes at its time,
+// however many others begin to linger meanwhile.
+func TestLingerEnds(t *testing.T) {
+	closed := make(chan int, 2000) // which one it was, in the order of opening
+	opened := 0
+	h := &script{
+		open: func(c *Conn) { c.Ctx = opened; opened++ },
+		traffic: func(c *Conn, b []byte) int {
+			c.Write(make([]byte, 64<<10))
+			c.CloseAfterFlush()
+			return len(b)
+		},
+		closed: func(c *Conn, _ error) { closed <- c.Ctx.(int) },
+	}
+	_, addr := start(t, Options{Linger: 20 * time.Millisecond}, h)
+	small := net.Dialer{Control: func(_, _ string, raw syscall.RawConn) error {
+		return raw.Control(func(fd uintptr) { _ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, 2048) })
+	}}
+	for range cap(closed) {
+		c, err := small.Dial("tcp", addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		if _, err := c.Write([]byte("x")); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case first := <-closed:
+			if first != 0 {
+				t.Errorf("connection %d went first", first)
+			}
+			return
+		default:
+		}
+	}
+	t.Errorf("no connection of %d has gone", cap(closed))
+}
+
 func TestUnixSocket(t *testing.T) {
 	g, _ := start(t, Options{}, &script{traffic: func(c *Conn, b []byte) int {
 		c.Write([]byte(c.RemoteAddr()))

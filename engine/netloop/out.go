@@ -82,6 +82,9 @@ func (c *Conn) send() {
 		n, err := unix.Write(c.Fd, b)
 		switch {
 		case err == nil:
+			if n >= bulk {
+				c.bulkNs = c.loop.now
+			}
 			c.advance(n)
 			c.blocked = n < len(b)
 		case errors.Is(err, unix.EINTR):

@@ -97,6 +97,7 @@ func (c *Conn) readSocket(b []byte) (int, bool) {
 	case n > 0:
 		c.lastRead = n
 		c.reads++
+		c.weigh(n)
 		return n, true
 	case err == nil:
 		c.endOfStream()

@@ -450,6 +450,16 @@ func TestDefaultBudget(t *testing.T) {
 		"proc/self/cgroup":         "0::/../..\n",
 		"sys/fs/cgroup/memory.max": "4194304\n",
 	})
+	f(1<<20, map[string]string{
+		"proc/meminfo":     meminfo,
+		"proc/self/cgroup": "4:memory:/docker/a\n",
+		"sys/fs/cgroup/memory/memory.limit_in_bytes": "4194304\n",
+	})
+	f(2<<30, map[string]string{
+		"proc/meminfo": meminfo,
+		"sys/fs/cgroup/memory/memory.limit_in_bytes": "9223372036854771712\n",
+		"sys/fs/cgroup/memory.max":                   "0\n",
+	})
 	if got := block.DefaultBudget(); got <= 0 {
 		t.Errorf("this machine's budget is %d", got)
 	}

@@ -2,6 +2,7 @@ package block
 
 import (
 	"io/fs"
+	"math"
 	"os"
 	"path"
 	"strconv"
@@ -13,8 +14,9 @@ const assumedMemory = 1 << 30
 
 // DefaultBudget returns a quarter of the memory this process may use, in bytes:
 // the least of the machine's memory and the limits (memory.max, cgroup v2) of
-// the process's control group and those around it. Go's own memory limit does
-// not see mappings, so that this one has to.
+// the process's control group and those around it, or where the groups are of v1
+// the limit that a container sees as its own. Go's own memory limit does not see
+// mappings, so that this one has to.
 func DefaultBudget() int64 { return defaultBudget(os.DirFS("/")) }
 
 func defaultBudget(root fs.FS) int64 {
@@ -22,17 +24,27 @@ func defaultBudget(root fs.FS) int64 {
 	if total, ok := memTotal(root); ok {
 		limit = total
 	}
+	limit = min(limit, groupLimit(root, "memory/memory.limit_in_bytes"))
 	for dir := cgroup(root); ; dir = path.Dir(dir) {
-		if b, err := fs.ReadFile(root, path.Join("sys/fs/cgroup", dir, "memory.max")); err == nil {
-			// "max" is no number, and no limit either.
-			if n, err := strconv.ParseInt(strings.TrimSpace(string(b)), 10, 64); err == nil {
-				limit = min(limit, n)
-			}
-		}
+		limit = min(limit, groupLimit(root, path.Join(dir, "memory.max")))
 		if dir == "/" {
 			return limit / 4
 		}
 	}
+}
+
+// groupLimit returns the limit in a control group's file. The word "max", and v1's
+// huge number, are none.
+func groupLimit(root fs.FS, name string) int64 {
+	b, err := fs.ReadFile(root, path.Join("sys/fs/cgroup", name))
+	if err != nil {
+		return math.MaxInt64
+	}
+	n, err := strconv.ParseInt(strings.TrimSpace(string(b)), 10, 64)
+	if err != nil || n <= 0 {
+		return math.MaxInt64
+	}
+	return n
 }
 
 // memTotal returns the machine's memory in bytes.

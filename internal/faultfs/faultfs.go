@@ -90,6 +90,25 @@ type write struct {
 // New returns a disk without limits or faults.
 func New() *Disk { return &Disk{left: -1, budget: -1, names: map[string]*name{}} }
 
+// Found returns a disk on which everything under root is durable as it is: what an
+// earlier disk's PowerCut has left.
+func Found(root string) (*Disk, error) {
+	d := New()
+	err := filepath.WalkDir(root, func(path string, e fs.DirEntry, err error) error {
+		switch {
+		case err != nil || path == root:
+			return err
+		case e.IsDir():
+			d.names[path] = &name{durable: &node{dir: true}}
+			return nil
+		}
+		b, err := os.ReadFile(path)
+		d.names[path] = &name{durable: &node{durable: b, size: int64(len(b))}}
+		return err
+	})
+	return d, err
+}
+
 // Set replaces the faults.
 func (d *Disk) Set(f Faults) {
 	d.mu.Lock()

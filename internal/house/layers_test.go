@@ -12,7 +12,7 @@ import (
 // why in the commit.
 var layers = [][]string{
 	{
-		"cmd/nsqd", "cmd/nsqlookupd", "cmd/mmapdump", "bench", "bench/lookup", "internal/nsqtest", "internal/faultfs",
+		"cmd/nsqd", "cmd/nsqlookupd", "cmd/mmapdump", "bench", "bench/lookup", "internal/faultfs",
 		"cmd/nsq_tail", "cmd/to_nsq", "cmd/nsq_to_nsq", "cmd/nsq_to_file", "cmd/nsq_to_http", "cmd/nsq_stat",
 		"internal/tool/tooltest",
 	},
@@ -21,7 +21,7 @@ var layers = [][]string{
 	{"engine/httpapi", "engine/netloop", "engine/upgrade", "engine/discover", "engine/auth", "engine/statsd", "engine/metrics"},
 	{"engine/broker"},
 	{"mmapqueue"},
-	{"ring", "internal/wire", "internal/block", "internal/diskqueue", "internal/peerhttp", "internal/latency"},
+	{"ring", "internal/wire", "internal/block", "internal/diskqueue", "internal/peerhttp", "internal/latency", "internal/logbuf"},
 	{"internal/invariant", "internal/config", "internal/version", "internal/route", "internal/loglevel", "internal/house"},
 }
 
@@ -30,10 +30,15 @@ func layer(pkg string) int {
 	return slices.IndexFunc(layers, func(l []string) bool { return slices.Contains(l, pkg) })
 }
 
-// TestImportsPointDown holds every package to the picture. Tests may import
-// what they like.
+// TestImportsPointDown holds every package to the picture, and the picture to the
+// packages there are. Tests may import what they like.
 func TestImportsPointDown(t *testing.T) {
 	_, files := tree(t)
+	for _, pkg := range slices.Concat(layers...) {
+		if !slices.ContainsFunc(files, func(f file) bool { return f.pkg == pkg }) {
+			t.Errorf("layers has %s, which is not there", pkg)
+		}
+	}
 	for _, f := range files {
 		if f.test {
 			continue

@@ -17,6 +17,8 @@ import (
 
 // TestLongBigStats asks for /stats with 10,000 channels and 15,000 consumers,
 // and reports what it costs and what a client notices that is served meanwhile.
+// What the client waits for is the processors as well; TestLongScrape of the engine
+// shows what a loop itself does for /stats.
 func TestLongBigStats(t *testing.T) {
 	const topics, channels, clients = 100, 100, 15_000
 	b := startBroker(t, "--log-level=warn")
@@ -116,6 +118,21 @@ func TestLongBigStats(t *testing.T) {
 	show("beside /stats", <-pings)
 	showRounds()
 	t.Logf("one /stats of %d MB: %v, and with the round trips %v of processor time", size>>20, took/times, used/times)
+
+	for what, page := range map[string]func(){
+		"/stats":   func() { stats() },
+		"/metrics": func() { longRounds(t, b) },
+	} {
+		before := b.cpu(t)
+		for range times {
+			page()
+		}
+		one := (b.cpu(t) - before) / times
+		t.Logf("one %s alone: %v of processor time", what, one)
+		if one > 250*time.Millisecond {
+			t.Errorf("%s takes %v of processor time", what, one)
+		}
+	}
 }
 
 // longRounds returns how many rounds of the event loops have taken longer than

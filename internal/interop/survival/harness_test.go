@@ -241,8 +241,8 @@ func (p *peer) settled(t testing.TB) (messages [][]byte) {
 func files(t testing.TB, dir, pattern string) (paths []string) {
 	t.Helper()
 	must(t, filepath.WalkDir(dir, func(path string, e os.DirEntry, err error) error {
-		if errors.Is(err, fs.ErrNotExist) { // a daemon has removed it meanwhile
-			return nil
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil // gone since the directory was read
 		}
 		if err != nil {
 			return err

@@ -29,7 +29,7 @@ func TestFilesHarmedUnderDaemon(t *testing.T) {
 				paths := holding(t, files(t, filepath.Join(dir, "zsq"), "*.seg"), keys)
 				before := read(t, paths)
 				intact := untouched(t, keys, before, h.do(t, random(seed), paths))
-				d.harmed(t, keys, intact, h.told, true)
+				d.harmed(t, keys, intact, true, true)
 				d.Stop(t)
 			})
 		}

@@ -4,19 +4,16 @@ package survival
 
 import (
 	"bufio"
-	"bytes"
 	"encoding/binary"
 	"fmt"
 	"io"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -199,109 +196,6 @@ func fillDeep(t *testing.T, d nsqd, topic string, count int) {
 		if kind != response {
 			t.Fatalf("publish: %s", text)
 		}
-	}
-}
-
-// live publishes to a topic at a steady rate for as long as stop is not set, and
-// returns the times from publish to receipt.
-func live(t *testing.T, d nsqd, topic string, rate int, stop *atomic.Bool) lateness {
-	t.Helper()
-	d.Create(t, topic, "c")
-	in, out := dial(t, d), dial(t, d)
-	in.ok(t, "SUB "+topic+" c\n")
-	_, err := io.WriteString(in, "RDY 1000\n")
-	must(t, err)
-	var took lateness
-	var sent atomic.Int64
-	var wg sync.WaitGroup
-	var done atomic.Bool
-	wg.Go(func() { // reads the answers
-		for {
-			if _, _, err := out.next(); err != nil {
-				return
-			}
-		}
-	})
-	wg.Go(func() {
-		for !done.Load() || int64(len(took)) < sent.Load() {
-			if in.SetReadDeadline(time.Now().Add(time.Second)) != nil {
-				return
-			}
-			kind, m, err := in.next()
-			if err != nil {
-				if os.IsTimeout(err) {
-					continue
-				}
-				return
-			}
-			if kind == message {
-				took = append(took, time.Duration(time.Now().UnixNano()-int64(binary.BigEndian.Uint64(m[26:]))))
-				if _, err := io.WriteString(in, fin(m)); err != nil {
-					return
-				}
-			}
-		}
-	})
-	tick := time.NewTicker(time.Second / time.Duration(rate))
-	for !stop.Load() {
-		<-tick.C
-		b := binary.BigEndian.AppendUint32([]byte("PUB "+topic+"\n"), 200)
-		b = binary.BigEndian.AppendUint64(b, uint64(time.Now().UnixNano()))
-		sent.Add(1)
-		_, err := out.Write(append(b, bytes.Repeat([]byte{'x'}, 192)...))
-		must(t, err)
-	}
-	tick.Stop()
-	done.Store(true)
-	eventually(t, "all live messages came", func() bool { ch, ok := d.Channel(t, topic, "c"); return ok && ch.Depth+ch.InFlightCount == 0 })
-	out.Close()
-	wg.Wait()
-	in.Close()
-	slices.Sort(took)
-	return took
-}
-
-// TestLongDeepBacklog queues twenty million messages of 200 bytes and drains them
-// beside live traffic on another topic. ZSQ_DEEP sets how many; they need 256 bytes
-// of disk each.
-func TestLongDeepBacklog(t *testing.T) {
-	count := number(t, "ZSQ_DEEP", 20_000_000)
-	const rate, most = 2000, 300
-	d := run(t, dataPath(t))
-	began := time.Now()
-	fillDeep(t, d, "deep", count)
-	anonymous := d.memory(t, "Anonymous")
-	t.Logf("%d messages queued in %v; anonymous memory %d MB", count, time.Since(began).Round(time.Millisecond), anonymous)
-	if anonymous > most {
-		t.Errorf("anonymous memory is %d MB, the goal is %d", anonymous, most)
-	}
-	measured := func(name string, beside func()) lateness {
-		var stop atomic.Bool
-		var took lateness
-		var wg sync.WaitGroup
-		wg.Go(func() { took = live(t, d, name, rate, &stop) })
-		beside()
-		stop.Store(true)
-		wg.Wait()
-		t.Logf("%s: %d messages, p50 %v, p99 %v, most %v", name, len(took), took.at(0.5), took.at(0.99), took.at(1))
-		return took
-	}
-	alone := measured("alone", func() { time.Sleep(5 * time.Second) }) // how long it is measured
-	began = time.Now()
-	beside := measured("beside", func() { drainDeep(t, d, "deep", count) })
-	t.Logf("%d messages drained in %v; anonymous memory %d MB", count, time.Since(began).Round(time.Millisecond), d.memory(t, "Anonymous"))
-	t.Logf("p99 beside the drain is %.1f times that alone", float64(beside.at(0.99))/float64(alone.at(0.99)))
-}
-
-// drainDeep consumes all of a topic's channel and finishes it, in a process that
-// leaves the processors to others: on a machine of few, a consumer that takes one for
-// itself would be what is measured beside it.
-func drainDeep(t *testing.T, d nsqd, topic string, count int) {
-	t.Helper()
-	tail := exec.Command("nice", "-n", "19", nsqTail.Path(t), "--nsqd-tcp-address="+d.TCP, "--topic="+topic, "--channel=c",
-		"--max-in-flight=200", "-n="+strconv.Itoa(count))
-	if err := tail.Run(); err != nil { // what it prints goes to nobody
-		t.Fatalf("nsq_tail: %v", err)
 	}
 }
 

@@ -33,8 +33,16 @@ func TestRefusedDirectories(t *testing.T) {
 	d := run(t, later)
 	d.Create(t, "t", "c")
 	d.Stop(t)
-	must(t, os.WriteFile(filepath.Join(later, "zsq", "format"), []byte("2\n"), 0o600))
-	refused(later, "has format 2, written by a later zsq")
+	must(t, os.WriteFile(filepath.Join(later, "zsq", "format"), []byte("99\n"), 0o600))
+	refused(later, "has format 99, written by a later zsq")
+
+	earlier := t.TempDir()
+	must(t, os.Mkdir(filepath.Join(earlier, "zsq"), 0o700))
+	must(t, os.WriteFile(filepath.Join(earlier, "zsq", "format"), []byte("1\n"), 0o600))
+	run(t, earlier).Stop(t)
+	if b, err := os.ReadFile(filepath.Join(earlier, "zsq", "format")); err != nil || string(b) == "1\n" {
+		t.Errorf("the format of a data path that was taken over is %q, %v", b, err)
+	}
 
 	if os.Getuid() != 0 {
 		locked := t.TempDir()
