@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -44,6 +45,10 @@ func TestMain(m *testing.M) {
 	if dir := os.Getenv(crashChild); dir != "" {
 		fmt.Fprintln(os.Stderr, runChild(dir))
 		os.Exit(3)
+	}
+	// The tests that are parallel wait, mostly: for time-outs, and for the disk.
+	if err := flag.Set("test.parallel", "8"); err != nil { // a flag on the command line wins
+		panic(err)
 	}
 	os.Exit(m.Run())
 }

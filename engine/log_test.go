@@ -84,6 +84,7 @@ func TestLogNobodyReads(t *testing.T) {
 
 // TestLogStuckAtTheEnd stops a daemon whose log nobody ever reads.
 func TestLogStuckAtTheEnd(t *testing.T) {
+	t.Parallel()
 	g := newGate()
 	defer close(g.opened)
 	e, err := engine.New(options(t), g)

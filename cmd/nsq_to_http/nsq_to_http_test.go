@@ -157,7 +157,7 @@ func TestFailingEndpoints(t *testing.T) {
 		}
 	})
 	t.Cleanup(func() { close(release) })
-	r := start(t, b, "--post="+e.URL, "--post="+gone.URL, "--mode=round-robin", "--http-client-request-timeout=50ms", "--consumer-opt=max_attempts,100")
+	r := start(t, b, "--post="+e.URL, "--post="+gone.URL, "--mode=round-robin", "--http-client-request-timeout=1s", "--consumer-opt=max_attempts,100")
 	b.Publish(t, "t", "x")
 	b.Settles(t, "t", "ch", "finished", tooltest.Finished(1))
 	if n := len(e.seen()); n != 3 {

@@ -17,9 +17,9 @@ import (
 
 // authority asks the given servers and nobody waits long.
 func authority(t testing.TB, post bool, addresses ...string) *auth.Authority {
-	client := peerhttp.New(peerhttp.Options{RequestTimeout: 9 * time.Second, BodyMax: 1 << 20})
+	client := peerhttp.New(peerhttp.Options{RequestTimeout: time.Minute, BodyMax: 1 << 20})
 	t.Cleanup(client.Close)
-	return auth.New(auth.Options{Addresses: addresses, Post: post, HTTP: client, Timeout: 9 * time.Second})
+	return auth.New(auth.Options{Addresses: addresses, Post: post, HTTP: client, Timeout: time.Minute})
 }
 
 // serve answers every question with the text.

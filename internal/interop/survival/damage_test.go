@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"encoding/binary"
 	"encoding/json"
+	"errors"
+	"io/fs"
 	"maps"
 	"math/rand/v2"
 	"net/http"
@@ -48,6 +50,23 @@ func untouched(t *testing.T, keys []uint64, before map[string][]byte, damage map
 		}
 	}
 	return intact
+}
+
+// holding returns those of the files that hold any of the messages. One that does not
+// may go from under a live daemon at any moment, and may have gone.
+func holding(t *testing.T, paths []string, keys []uint64) (needed []string) {
+	t.Helper()
+	for _, path := range paths {
+		b, err := os.ReadFile(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		must(t, err)
+		if whole := map[string][]span{path: {{0, int64(len(b))}}}; len(untouched(t, keys, map[string][]byte{path: b}, whole)) < len(keys) {
+			needed = append(needed, path)
+		}
+	}
+	return needed
 }
 
 // A harm is something that happens to files between two runs. It returns what it
@@ -244,7 +263,8 @@ func TestDamagedBacklog(t *testing.T) {
 			seed++
 			t.Run(name+" "+state, func(t *testing.T) {
 				dir := copyOf(t, from)
-				paths := files(t, dir, "*.seg")
+				// What a crash leaves of those that are done with is luck, and harms nobody.
+				paths := holding(t, files(t, dir, "*.seg"), keys)
 				before := read(t, paths)
 				// After a crash some are in the journal as well, which is whole.
 				intact := untouched(t, keys, before, h.do(t, random(seed), paths))

@@ -5,7 +5,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -25,18 +24,10 @@ func TestFilesHarmedUnderDaemon(t *testing.T) {
 				d.Create(t, "t", "c")
 				d.publish(t, "t", 0, damageCount, damageSize)
 				d.consume(t, "t", "c", 5000, damageSize)
-				var paths []string
-				same := 0
-				eventually(t, "files that are done with are gone", func() bool {
-					now := files(t, filepath.Join(dir, "zsq"), "*.seg")
-					if same++; !slices.Equal(now, paths) {
-						paths, same = now, 0
-					}
-					return same == 5
-				})
-				before := read(t, paths)
 				// Those in front of them were in the consumer's hands, and go about.
 				keys := keysFrom(8000, damageCount-8000)
+				paths := holding(t, files(t, filepath.Join(dir, "zsq"), "*.seg"), keys)
+				before := read(t, paths)
 				intact := untouched(t, keys, before, h.do(t, random(seed), paths))
 				d.harmed(t, keys, intact, true, true)
 				d.Stop(t)
