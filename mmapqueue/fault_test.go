@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync/atomic"
 	"testing"
 
 	"github.com/zsqio/zsq/internal/faultfs"
@@ -36,7 +37,7 @@ type image struct {
 func images(t *testing.T) []image {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "log")
-	b := mustOpen(t, dir, mmapqueue.Options{SegmentBytesMin: 64 << 10, SyncEvery: -1, SyncTimeout: -1})
+	b := mustOpen(t, dir, mmapqueue.Options{SegmentBytesMin: 20 << 10, SyncEvery: -1, SyncTimeout: -1})
 	ch := mustCursor(t, b, "ch").ID()
 	want := publish(1, 200)
 	for i := range want {
@@ -67,15 +68,18 @@ func (img *image) load(t *testing.T, dir string) {
 
 // check opens a log that holds bytes in place of the segment, and demands every
 // record for which lost says false, and no record that nobody wrote.
-func (img *image) check(t *testing.T, dir, what string, bytes []byte, lost func(i int) bool) {
+func (img *image) check(t *testing.T, what string, bytes []byte, lost func(i int) bool) {
 	t.Helper()
-	must(t, os.MkdirAll(dir, 0o755))
-	must(t, os.WriteFile(filepath.Join(dir, img.name), bytes, 0o600))
-	must(t, os.WriteFile(filepath.Join(dir, "cursors"), img.cursors, 0o600))
-	b := mustOpen(t, dir, small)
+	o := small
+	o.FS = memoryFS{
+		"log/" + img.name: &memoryFile{slices.Clone(bytes)},
+		"log/cursors":     &memoryFile{slices.Clone(img.cursors)},
+	}
+	b := mustOpen(t, "log", o)
 	c := mustCursor(t, b, "ch")
+	depth := c.Depth()
 	next, wrong := 0, 0
-	_, err := c.Read(1000, func(r *mmapqueue.Record) {
+	n, err := c.Read(1000, func(r *mmapqueue.Record) {
 		for next < len(img.want) && img.want[next].ID < r.ID {
 			if !lost(next) {
 				t.Errorf("%s: record %d of 200 is lost and was not touched", what, next)
@@ -92,8 +96,8 @@ func (img *image) check(t *testing.T, dir, what string, bytes []byte, lost func(
 			t.Errorf("%s: record %d of 200 is lost and was not touched", what, next)
 		}
 	}
-	if wrong > 0 || c.Depth() != 0 {
-		t.Errorf("%s: %d records that nobody wrote, depth %d, %v", what, wrong, c.Depth(), err)
+	if wrong > 0 || c.Depth() != 0 || int64(n) > depth {
+		t.Errorf("%s: %d records that nobody wrote, %d of %d read, depth %d, %v", what, wrong, n, depth, c.Depth(), err)
 	}
 	must(t, b.Remove())
 	if t.Failed() {
@@ -106,18 +110,35 @@ func (img *image) check(t *testing.T, dir, what string, bytes []byte, lost func(
 func TestEveryCut(t *testing.T) { everyCut(t, stride(167)) }
 
 func everyCut(t *testing.T, step int) {
-	dir := filepath.Join(t.TempDir(), "log")
-	for k, img := range images(t) {
+	inShards(t, images(t), func(t *testing.T, img image, shard, shards int) (n int) {
 		end := int(img.ends[len(img.ends)-1]) + 200
-		for cut := 0; cut < min(end, len(img.segment)); cut += step {
+		for cut := shard * step; cut < min(end, len(img.segment)); cut += shards * step {
 			behind := func(i int) bool { return img.ends[i] > int64(cut) }
 			if cut < 64 {
 				behind = func(int) bool { return true } // no header: no salt, and no file to speak of
 			}
-			img.check(t, dir, fmt.Sprintf("image %d cut at %d", k, cut), img.segment[:cut], behind)
+			img.check(t, fmt.Sprintf("cut at %d", cut), img.segment[:cut], behind)
 			zeroed := slices.Clone(img.segment)
 			clear(zeroed[cut:])
-			img.check(t, dir, fmt.Sprintf("image %d zero from %d", k, cut), zeroed, behind)
+			img.check(t, fmt.Sprintf("zero from %d", cut), zeroed, behind)
+			n += 2
+		}
+		return n
+	})
+}
+
+// inShards runs f for each image in several shards side by side. f returns how many
+// logs it has opened.
+func inShards(t *testing.T, images []image, f func(t *testing.T, img image, shard, shards int) int) {
+	const shards = 4
+	var opened atomic.Int64
+	t.Cleanup(func() { t.Logf("%d logs opened", opened.Load()) })
+	for k, img := range images {
+		for shard := range shards {
+			t.Run(fmt.Sprintf("image=%d,shard=%d", k, shard), func(t *testing.T) {
+				t.Parallel()
+				opened.Add(int64(f(t, img, shard, shards)))
+			})
 		}
 	}
 }
@@ -127,26 +148,28 @@ func everyCut(t *testing.T, step int) {
 func TestEveryFlip(t *testing.T) { everyFlip(t, stride(1501)) }
 
 func everyFlip(t *testing.T, step int) {
-	dir := filepath.Join(t.TempDir(), "log")
-	for k, img := range images(t) {
+	inShards(t, images(t), func(t *testing.T, img image, shard, shards int) (n int) {
 		end := int(img.ends[len(img.ends)-1])
 		bad := slices.Clone(img.segment)
 		f := func(bit int) {
 			t.Helper()
 			at := int64(bit / 8)
 			bad[at] ^= 1 << (bit % 8)
-			img.check(t, dir, fmt.Sprintf("image %d, bit %d of byte %d", k, bit%8, at), bad, func(i int) bool {
+			img.check(t, fmt.Sprintf("bit %d of byte %d", bit%8, at), bad, func(i int) bool {
 				return at < img.ends[i] && (i == 0 || at >= img.ends[i-1])
 			})
 			bad[at] ^= 1 << (bit % 8)
+			n++
 		}
-		for bit := 0; bit < 8*end; bit += step {
+		for bit := shard * step; bit < 8*end; bit += shards * step {
 			f(bit)
 		}
-		for bit := 8 * end; bit < 8*min(end+200, len(bad)); bit += 1 + step/100 { // a footer, or space
+		step := 1 + step/100 // a footer, or space
+		for bit := 8*end + shard*step; bit < 8*min(end+200, len(bad)); bit += shards * step {
 			f(bit)
 		}
-	}
+		return n
+	})
 }
 
 // TestSixteenBytes shows that random bytes changed all over a backlog of many
