@@ -99,7 +99,7 @@
 // and die. Topics share it because a log of each topic's own, written
 // every round, would cost a system call and a sync per topic and round.
 //
-//	dir/000001.journal    64 MB, or less without messages, used again and again under new numbers
+//	dir/000001.journal    64 MB, or less while little is in memory, used again and again under new numbers
 //
 // Records are those of a backlog with more kinds (journal_batch.go). Whoever
 // submits a batch is told when it is written, and is on the disk if it asks for that

@@ -363,6 +363,19 @@ func (j *Journal) Flush() error {
 	return <-c
 }
 
+// From returns from which number on segments are the newest that take at most n bytes
+// together, 0 when all do. The one being written is among them in any case.
+func (j *Journal) From(n int64) uint64 {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	for i := len(j.segments) - 1; i >= 0; i-- {
+		if n -= j.segments[i].size; n < 0 {
+			return j.segments[min(i+1, len(j.segments)-1)].number
+		}
+	}
+	return 0
+}
+
 // Segments returns how many segments hold what is needed, and the number of the
 // oldest, 0 without any.
 func (j *Journal) Segments() (count int, oldest uint64) {

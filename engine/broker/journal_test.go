@@ -24,6 +24,21 @@ func journalFiles(t *testing.T, dir string) int {
 	return len(files)
 }
 
+// journalBytes returns what the journal's files take.
+func journalBytes(t *testing.T, dir string) (n int64) {
+	t.Helper()
+	entries, err := os.ReadDir(filepath.Join(dir, backlogsDir, journalDir))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		if info, err := e.Info(); err == nil { // or it has just gone
+			n += info.Size()
+		}
+	}
+	return n
+}
+
 // A few old messages, in flight, deferred and waiting, do not keep the journal
 // growing: they make way, and are still there after a crash.
 func TestJournalStaysSmall(t *testing.T) {
@@ -54,7 +69,7 @@ func TestJournalStaysSmall(t *testing.T) {
 	seen := 0
 	c := w.consumer(flow, 0, 1<<20, func(*consumer, uint64, uint16) { seen++ })
 	total := 0
-	const limit = 14 // segments: the budget is 4, and some are spare or being left
+	const limit = 14 * 64 << 10 // the budget is 4 segments of the largest size, and some are spare or being left
 	for range 400 {
 		publish(busy, 100, 0)
 		total += 100
@@ -72,11 +87,11 @@ func TestJournalStaysSmall(t *testing.T) {
 		for w.b.shards[0].copyAt != 0 {
 			w.round(0, nil)
 		}
-		if n := journalFiles(t, dir); n > limit {
-			t.Fatalf("the journal has %d segments after %d messages", n, total)
+		if n := journalBytes(t, dir); n > limit {
+			t.Fatalf("the journal has %d bytes after %d messages", n, total)
 		}
 	}
-	if w.b.journal.Segment() < 2*limit {
+	if w.b.journal.Segment() < 28 {
 		t.Fatalf("the journal came to segment %d only", w.b.journal.Segment())
 	}
 	w.settle("standing still", w.quiet)
@@ -473,4 +488,58 @@ func TestCloseLeavesLittle(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+}
+
+// TestSegmentsGrow shows that the journal's segments are small while little is in
+// memory, grow with it and with the topics, shrink when that is four times too much,
+// and are large in disk mode.
+func TestSegmentsGrow(t *testing.T) {
+	const most = 1 << 20
+	b := New(Options{
+		Shards: 1, MemQueueSize: 1, DataPath: t.TempDir(), Wall: func() int64 { return wallOffset },
+		Durability: DurabilityProcess, Journal: mmapqueue.JournalOptions{SegmentBytes: most},
+	}, 1<<63)
+	if err := b.Open(); err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	b.EndRestore()
+	is := func(when string, want int64) {
+		t.Helper()
+		if got := b.journal.SegmentBytes(); got != want {
+			t.Errorf("%s: segments of %d bytes, want %d", when, got, want)
+		}
+	}
+	is("at first", most/8)
+	b.durable(DurabilityProcess)
+	b.sizeSegments(10)
+	is("with ten topics", most/8)
+	b.sizeSegments(20)
+	is("with twenty", most/4)
+	b.sizeSegments(10)
+	is("with ten again", most/4)
+	b.sizeSegments(4)
+	is("with four", most/8)
+	arena := block.NewArena(b.pool)
+	var drops block.Drops
+	for b.pool.Used() < 2*most {
+		r, _ := arena.Alloc(1 << 10)
+		drops.Add(r.Chunk)
+	}
+	b.sizeSegments(4)
+	is("with 2 MB in memory", most/4)
+	for b.pool.Used() < 32*most {
+		r, _ := arena.Alloc(1 << 10)
+		drops.Add(r.Chunk)
+	}
+	b.sizeSegments(4)
+	is("with 32 MB", most)
+	drops.Flush(b.pool)
+	arena.Close()
+	b.sizeSegments(4)
+	is("when they are gone", most/8)
+	b.durable(DurabilityDisk)
+	is("in disk mode", most)
+	b.sizeSegments(4)
+	is("still", most)
 }

@@ -47,6 +47,14 @@ func (w watchedFS) Create(path string, size int64) (mmapqueue.File, error) {
 	return watchedFile{f, w.write}, err
 }
 
+func (w watchedFS) Open(path string, write bool) (mmapqueue.File, error) {
+	f, err := w.FS.Open(path, write)
+	if err != nil {
+		return nil, err
+	}
+	return watchedFile{f, w.write}, nil
+}
+
 func (w watchedFile) WriteAt(b []byte, offset int64) (n int, err error) {
 	w.write(b, func() { n, err = w.File.WriteAt(b, offset) })
 	return n, err

@@ -288,9 +288,15 @@ func (t *Topic) Durability() (d Durability, own bool) {
 
 // durable prepares the journal for topics in a mode.
 func (b *Broker) durable(d Durability) {
-	if d >= DurabilityProcess {
-		b.marking.Store(true)
-		b.journal.SetSegmentBytes(b.opts.Journal.SegmentBytes)
+	if d < DurabilityProcess {
+		return
+	}
+	if d >= DurabilityDisk {
+		b.syncing.Store(true)
+	}
+	b.marking.Store(true)
+	if least := b.segmentBytes(0); b.journal.SegmentBytes() < least {
+		b.journal.SetSegmentBytes(least)
 	}
 }
 

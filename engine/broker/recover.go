@@ -53,8 +53,13 @@ func (s suspects) known(r *mmapqueue.Record) bool { return r.Sequence < s[r.ID] 
 func (b *Broker) openJournal() (*recovery, *mmapqueue.Journal, error) {
 	dir := filepath.Join(b.opts.DataPath, backlogsDir, journalDir)
 	o := b.opts.Journal
-	if b.opts.Durability == DurabilityMemory {
+	switch b.opts.Durability {
+	case DurabilityMemory:
 		o.SegmentBytes = min(o.SegmentBytes, journalSegmentSmall)
+	case DurabilityProcess:
+		o.SegmentBytes = b.segmentBytes(0)
+	case DurabilityDisk:
+		b.syncing.Store(true)
 	}
 	o.Rolled = b.kickTrim
 	j, err := mmapqueue.OpenJournal(dir, o)

@@ -57,22 +57,50 @@ func (b *Broker) trimJournal() {
 		}
 		b.desk.mu.Unlock()
 		if oldest > first && b.retell() == nil && j.Flush() == nil {
-			for _, t := range b.Topics() {
+			topics := b.Topics()
+			for _, t := range topics {
 				oldest = t.settleOwed(oldest)
 			}
+			b.sizeSegments(len(topics))
 			j.Release(oldest)
 		}
-		count, _ = j.Segments()
 	}
-	keep := uint64(0)
 	budget := b.opts.JournalBudget
 	if budget == 0 {
 		budget = max(journalBudget, 2*b.pool.Used())
 	}
-	if most := budget / j.SegmentBytes(); int64(count) > most+1 {
-		keep = j.Segment() - uint64(most/2)
+	keep, size := uint64(0), j.SegmentBytes()
+	if j.From(budget+size) > 0 {
+		keep = j.From(budget/2 + size)
 	}
 	b.keepFrom.Store(keep)
+}
+
+// segmentBytes returns how large the journal's segments are at least, when they hold
+// want bytes.
+func (b *Broker) segmentBytes(want int64) int64 {
+	most := b.opts.Journal.SegmentBytes
+	if b.syncing.Load() {
+		return most
+	}
+	n := max(most/journalSmaller, journalLeast)
+	for n < want {
+		n *= 2
+	}
+	return min(n, most)
+}
+
+// sizeSegments gives the next segments their size. It changes when that is too little
+// or four times too much: the files of another size cannot be used again.
+func (b *Broker) sizeSegments(topics int) {
+	if !b.marking.Load() {
+		return
+	}
+	want := max(b.pool.Used()/journalSegments, int64(topics)*journalTopicSize)
+	size := b.journal.SegmentBytes()
+	if n := min(max(size, b.segmentBytes(want)), b.segmentBytes(4*want)); n != size {
+		b.journal.SetSegmentBytes(n)
+	}
 }
 
 // settleOwed returns the oldest segment that is needed for what the topic's
