@@ -528,12 +528,14 @@ func TestMemoryLastWord(t *testing.T) {
 // however many others begin to linger meanwhile.
 func TestLingerEnds(t *testing.T) {
 	closed := make(chan int, 2000) // which one it was, in the order of opening
+	lingers := make(chan struct{}, cap(closed))
 	opened := 0
 	h := &script{
 		open: func(c *Conn) { c.Ctx = opened; opened++ },
 		traffic: func(c *Conn, b []byte) int {
 			c.Write(make([]byte, 64<<10))
 			c.CloseAfterFlush()
+			lingers <- struct{}{}
 			return len(b)
 		},
 		closed: func(c *Conn, _ error) { closed <- c.Ctx.(int) },
@@ -551,6 +553,7 @@ func TestLingerEnds(t *testing.T) {
 		if _, err := c.Write([]byte("x")); err != nil {
 			t.Fatal(err)
 		}
+		<-lingers // the loop keeps up, so its time goes on
 		select {
 		case first := <-closed:
 			if first != 0 {
