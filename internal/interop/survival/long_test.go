@@ -22,9 +22,6 @@ import (
 
 var nsqTail = daemon.Program{Package: "./cmd/nsq_tail"}
 
-// longPatience bounds the waits of the long tests.
-const longPatience = 5 * time.Minute
-
 // TestLongFillAndFree is TestFillAndFree a hundred times over.
 func TestLongFillAndFree(t *testing.T) { fillAndFreeAll(t, 100) }
 
