@@ -391,7 +391,7 @@ func runModelInMemory(t *testing.T, seed uint64) {
 // directory hold all that the broker holds, and nothing else.
 func TestModelWithJournal(t *testing.T) {
 	for seed := range uint64(2) {
-		runModelWithJournal(t, 1004+seed*4)
+		runModelWithJournal(t, 1000+seed*4)
 	}
 }
 
