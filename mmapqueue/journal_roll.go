@@ -137,7 +137,13 @@ func (j *Journal) syncDirs() error {
 // a finish must not go before the message.
 func (j *Journal) Release(number uint64) {
 	gone := j.release(number)
-	if len(gone) > 0 {
+	j.mu.Lock()
+	told := uint64(0) // the header of the last segment says so of what is below
+	if n := len(j.segments); n > 0 {
+		told = j.segments[n-1].tail
+	}
+	j.mu.Unlock()
+	if slices.ContainsFunc(gone, func(s *journalSegment) bool { return s.number >= told }) {
 		j.sayReleased(number)
 	}
 	j.discard(gone)
