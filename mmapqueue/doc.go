@@ -54,7 +54,8 @@
 //     to lose is not.
 //   - After power loss: the same for everything before the last Sync that
 //     returned without an error. Of what came after it, any whole record may be
-//     there, and torn ones are passed over.
+//     there, and torn ones are passed over. Without Options.PowerSafe the cursors
+//     may be those of a save before.
 //   - Of a batch whose Append did not return, or returned an error that the disk
 //     did not let us clean up after, a start may find whole records.
 //   - Nothing is invented. Every record has an xxhash64, mixed with a random
@@ -81,14 +82,19 @@
 //	Cursor(name string) (*Cursor, error)           a channel is born
 //	Cursor.Read(max int, f func(*Record)) (int, error)   the channel's refiller
 //	Cursor.Finish(sequences []uint64)              any goroutine that may touch files
+//	Cursor.FinishAgain(sequences []uint64) error   at a start: what somebody else knows
 //	Cursor.Pinned() uint64, Renew() (int, error)   now and then: do a few old records keep much?
 //	Cursor.Depth() int64                           any goroutine
+//	Cursor.Corrected() int64                       behind a Read: by how much it was wrong
 //	Cursor.Empty, Rename, Delete                   operations on a channel
 //	Adopt(queues []diskqueue.Queue) error          at a start: upstream's files
 //	Sync, Trim, Close, Remove
 //
 // Depth is exact whenever no call is under way: publish records behind the
-// cursor plus puts of its own. The first channel takes over the topic's messages
+// cursor plus puts of its own. At a start that goes for damage too in what has no
+// seal; records that a seal counts, and that are damaged or were lost with the power,
+// are known to be so when a Read comes there. Until then Depth is too high by them,
+// never too low, and Corrected says by how much. The first channel takes over the topic's messages
 // by renaming the topic's cursor, which is named "". None of these may be called
 // by an event loop, Depth excepted: they touch files.
 //

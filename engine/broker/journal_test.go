@@ -244,6 +244,132 @@ func TestCopiesHoldTheJournal(t *testing.T) {
 	}
 }
 
+// Messages that a channel has read from its backlog, and that wait in memory for
+// somebody who does not come, let go of the backlog's segments when these are too many.
+func TestWaitingMessagesDoNotPin(t *testing.T) {
+	for _, mem := range []int{0, 50, 100} {
+		dir := t.TempDir()
+		w := newWorldWith(t, 3, 1, mem, dir, 1, DurabilityProcess)
+		topic, _ := w.b.Topic("t")
+		c, err := topic.Channel("c")
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.SetPaused(true)
+		p := w.producer(0)
+		for range 20 {
+			w.round(0, func(s *Shard) { p.publish(s, topic, 10, 0) })
+			w.settle("answer", func() bool { return !p.owed && w.quiet() })
+		}
+		to := w.consumer(c, 0, 120, func(*consumer, uint64, uint16) {})
+		c.SetPaused(false)
+		w.settle("delivered", func() bool { w.drain(); return len(to.hold) == 120 && w.quiet() })
+		c.SetPaused(true)
+		w.round(0, func(s *Shard) {
+			for _, id := range to.hold {
+				if err := s.Finish(to.sub, id); err != nil {
+					t.Fatal(err)
+				}
+			}
+		})
+		settled := func() {
+			t.Helper()
+			for range 2 {
+				if err := w.b.journal.Flush(); err != nil {
+					t.Fatal(err)
+				}
+				topic.writer.wait()
+			}
+			w.settle("standing still", w.quiet)
+		}
+		settled()
+		cursor := c.q.cursor
+		if cursor.Unfinished() == 0 {
+			t.Fatalf("mem %d: nothing in memory is from the backlog", mem)
+		}
+		w.blocking("sweep", func() { w.b.Sweep(w.now, false) })
+		c.q.pinned.Store(1 << 62)
+		w.blocking("sweep", func() { w.b.Sweep(w.now, false) })
+		settled()
+		if n := cursor.Unfinished(); n != 0 {
+			t.Errorf("mem %d: %d messages in memory still keep the backlog", mem, n)
+		}
+		if p, err := c.Places(); err != nil || p.held() != 80 {
+			t.Errorf("mem %d: %d messages are left (%v), want 80", mem, p.held(), err)
+		}
+		w.crashed(dir)
+		if err := w.b.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// In every mode a few messages in a consumer's hands do not keep the backlog that has
+// passed since.
+func TestHeldMessagesDoNotPin(t *testing.T) {
+	for _, mode := range []Durability{DurabilityMemory, DurabilityProcess} {
+		dir := t.TempDir()
+		w := newWorldClosed(t, 4, 1, 100, dir, 1, mode)
+		w.b.opts.Log.SegmentBytesMax = 64 << 10
+		w.open(nil)
+		topic, _ := w.b.Topic("t")
+		c, err := topic.Channel("c")
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := w.producer(0)
+		publish := func(n int) {
+			t.Helper()
+			w.round(0, func(s *Shard) { p.publish(s, topic, n, 0) })
+			w.settle("answer", func() bool { return !p.owed && w.quiet() })
+		}
+		c.SetPaused(true)
+		publish(200)
+		keep := w.consumer(c, 0, 150, func(*consumer, uint64, uint16) {})
+		c.SetPaused(false)
+		w.settle("delivered", func() bool { w.drain(); return len(keep.hold) == 150 && w.quiet() })
+		w.round(0, func(s *Shard) { keep.sub.SetReady(0) })
+		to := w.consumer(c, 0, 2500, func(*consumer, uint64, uint16) {})
+		most := int64(0)
+		for range 40 {
+			c.SetPaused(true)
+			publish(2000)
+			c.SetPaused(false)
+			w.settle("drained", func() bool {
+				w.drain()
+				hold := to.hold
+				to.hold = nil
+				w.round(0, func(s *Shard) {
+					for _, id := range hold {
+						if err := s.Finish(to.sub, id); err != nil {
+							t.Fatal(err)
+						}
+					}
+				})
+				total, _ := c.Depth()
+				return total == 0 && len(hold) == 0 && w.quiet()
+			})
+			if err := w.b.journal.Flush(); err != nil {
+				t.Fatal(err)
+			}
+			w.blocking("sweep", func() { w.b.Sweep(w.now, false) })
+			w.round(0, nil) // copies
+			w.blocking("journal", func() { _ = w.b.journal.Flush() })
+			topic.writer.wait()
+			most = max(most, topic.writer.log.Bytes())
+		}
+		if most > 1<<20 { // of more than 5 MB that have passed
+			t.Errorf("mode %d: the backlog has grown to %d bytes", mode, most)
+		}
+		if n := len(keep.hold); n != 150 {
+			t.Errorf("mode %d: %d messages are held, want 150", mode, n)
+		}
+		if err := w.b.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // When the journal's disk fails, publishes are refused and Health says why; when
 // it works again, so do they, and all that was accepted is there.
 func TestJournalFails(t *testing.T) {

@@ -2,10 +2,14 @@ package broker
 
 import (
 	"encoding/binary"
+	"os"
+	"path/filepath"
 	"runtime"
 	"sync"
+	"syscall"
 	"testing"
 
+	"github.com/zsqio/zsq/internal/faultfs"
 	"github.com/zsqio/zsq/mmapqueue"
 )
 
@@ -120,5 +124,52 @@ func TestMoveBeforeBacklog(t *testing.T) {
 	defer m.mu.Unlock()
 	if m.written < 50 || m.early > 0 {
 		t.Errorf("of %d records that went to the backlog, %d did so before they were moved", m.written, m.early)
+	}
+}
+
+// What a topic has held back in its backlog, and gives to its channels while the
+// journal fails, a crash does not lose: it stands in theirs.
+func TestMoveWithoutJournal(t *testing.T) {
+	dir, disk := t.TempDir(), faultfs.New()
+	w := newWorldOn(t, 2, 1, 5, dir, 1, DurabilityProcess, disk, nil)
+	topic, _ := w.b.Topic("t")
+	for _, name := range []string{"a", "b"} {
+		if _, err := topic.Channel(name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	topic.SetPaused(true)
+	p := w.producer(0)
+	for range 20 {
+		w.round(0, func(s *Shard) { p.publish(s, topic, 4, 0) })
+		w.settle("answer", func() bool { return !p.owed && w.quiet() })
+	}
+	disk.Set(faultfs.Faults{Write: syscall.EIO})
+	topic.SetPaused(false)
+	w.settle("moved on", func() bool { return topic.view.Load().hold == nil && w.quiet() })
+	copied := filepath.Join(t.TempDir(), "copy")
+	if err := os.CopyFS(copied, os.DirFS(dir)); err != nil {
+		t.Fatal(err)
+	}
+	disk.Set(faultfs.Faults{})
+	other := newWorldClosed(t, 2, 1, 5, copied, w.b.ids.next.Load(), DurabilityProcess)
+	if err := other.b.Open(); err != nil {
+		t.Fatal(err)
+	}
+	other.settle("recovered", other.quiet)
+	found := other.b.Find([]byte("t"))
+	held := other.heldBy(found.hold(), nil)
+	for _, name := range []string{"a", "b"} {
+		c := found.Find(name)
+		if c == nil {
+			t.Fatalf("channel %s is gone", name)
+		}
+		all := other.heldBy(c.q, c)
+		for id := range held {
+			all[id] = true
+		}
+		if len(all) != 80 {
+			t.Errorf("channel %s: %d messages after the crash, want 80", name, len(all))
+		}
 	}
 }

@@ -46,7 +46,8 @@ func (b *Broker) Sweep(nowNs int64, always bool) {
 
 // unpin has a queue's backlog let go of segments that it keeps for a few messages in
 // other hands: these are written again, behind the others, or in the modes with a
-// journal they become the journal's. It reports whether the loops must do that.
+// journal they become the journal's. It reports whether the loops must do that; the
+// next sweep does it for what still waits in memory.
 func (b *Broker) unpin(t *Topic, q *queue) (loops bool) {
 	if q.ephemeral || !q.spilled.Load() || !q.mu.TryLock() {
 		return false
@@ -57,10 +58,11 @@ func (b *Broker) unpin(t *Topic, q *queue) (loops bool) {
 		return false
 	}
 	below := cursor.Pinned()
-	if q.journal != nil {
+	if q.durable() {
 		q.pinned.Store(below)
 		return below > 0
 	}
+	q.pinned.Store(0)
 	if below > 0 {
 		t.writer.inOrder(func(log *mmapqueue.Backlog) {
 			if _, err := cursor.Renew(); err != nil && !errors.Is(err, mmapqueue.ErrClosed) {
@@ -77,8 +79,8 @@ func (b *Broker) sweepQueue(t *Topic, q *queue, nowNs int64, drain bool) {
 		q.marked = 0
 	case q.marked == 0 || q.ring.Passed(q.mark):
 		q.mark, q.marked, q.atMark = q.ring.Mark(), nowNs, b.segment()
-	case !q.direct || q.ephemeral:
-	case drain && nowNs-q.marked >= agedNs, q.atMark < b.keepFrom.Load():
+	case q.ephemeral:
+	case q.direct && drain && nowNs-q.marked >= agedNs, q.atMark < b.keepFrom.Load(), q.pinned.Load() > 0:
 		t.writer.inOrder(func(log *mmapqueue.Backlog) {
 			if log != nil {
 				t.drain(q)
@@ -105,8 +107,10 @@ func (t *Topic) drain(q *queue) {
 	q.draining.Store(true)
 	q.mu.Unlock()
 	q.inWriter.Add(1)
-	// Behind what the backlog holds already the ring's messages would be late.
-	if !q.outstanding.CompareAndSwap(0, 1) {
+	// Behind what the backlog holds already the ring's messages would be late. And
+	// without a memory of its own the ring has only what has just come from there,
+	// or has been found in the journal by a start.
+	if !q.direct || !q.outstanding.CompareAndSwap(0, 1) {
 		q.inWriter.Add(-1)
 		t.renew(q)
 		q.draining.Store(false)

@@ -2,6 +2,7 @@ package broker
 
 import (
 	"errors"
+	"slices"
 
 	"github.com/zsqio/zsq/internal/block"
 	"github.com/zsqio/zsq/mmapqueue"
@@ -128,12 +129,13 @@ func (t *Topic) settleOwed(limit uint64) uint64 {
 
 // renew copies what a queue holds in old chunks into younger ones, when it cannot
 // go to the backlog because of what is there already, and writes what the journal
-// should have by the topic's mode and has not. It runs in the order of the
-// writer, and nobody else pushes: the queue is draining, and overflowing.
+// should have by the topic's mode and has not, or should have because it pins the
+// backlog. It runs in the order of the writer, and nobody else pushes: the queue is
+// draining, and overflowing.
 func (t *Topic) renew(q *queue) {
 	b := t.b
 	keep := b.keepFrom.Load()
-	if keep == 0 && !t.securing || q.journal == nil {
+	if keep == 0 && q.pinned.Load() == 0 && !t.securing || q.journal == nil {
 		return
 	}
 	b.onAll(func(*Shard) {})
@@ -144,9 +146,17 @@ func (t *Topic) renew(q *queue) {
 	all = all[:q.ring.TryPop(all)]
 	batch := b.journal.Batch()
 	var old block.Drops
-	b.foreign.copyOld(batch, q, all, keep, &old)
-	b.foreign.copyOld(batch, q, q.left, keep, &old)
-	b.journal.Submit(batch, nil)
+	src := source{q: q, sequences: slices.Concat(
+		b.foreign.copyOld(batch, q, all, keep, &old),
+		b.foreign.copyOld(batch, q, q.left, keep, &old),
+	)}
+	segment := b.segment() // or one behind it
+	b.journal.Submit(batch, func(err error) {
+		if err == nil && len(src.sequences) > 0 {
+			b.finishInJournal(q, src.sequences)
+			b.finishLater(src, segment)
+		}
+	})
 	old.Flush(b.pool) // not before: see trimJournal
 	if n := q.ring.TryPush(all); n < len(all) {
 		q.outstanding.Add(int64(len(all) - n))
@@ -156,11 +166,21 @@ func (t *Topic) renew(q *queue) {
 
 // copyOld replaces the messages in chunks older than keep by copies. The old ones
 // hold their segments of the journal until the caller, who has submitted the batch
-// by then, lets go of them.
-func (f *foreign) copyOld(batch *mmapqueue.JournalBatch, q *queue, refs []block.Ref, keep uint64, old *block.Drops) {
+// by then, lets go of them. What pins the backlog is put into the journal as well; its
+// sequences there are returned, to be finished when that is written.
+func (f *foreign) copyOld(batch *mmapqueue.JournalBatch, q *queue, refs []block.Ref, keep uint64, old *block.Drops) (replaced []uint64) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	below := q.pinned.Load()
 	for i, r := range refs {
+		if r.Aux&(auxSequence|auxDue) == auxSequence && q.durable() && sequenceOf(f.b.pool, r) < below {
+			replaced = append(replaced, sequenceOf(f.b.pool, r))
+			refs[i] = dropSequence(copyTo(f.arena, f.b.pool, r))
+			refs[i].Aux |= auxJournal
+			f.b.put(batch, q, refs[i], 0)
+			old.Add(r.Chunk)
+			continue
+		}
 		if r.Aux&(auxJournal|auxSequence) == 0 && q.durable() {
 			f.b.put(batch, q, r, dueOf(f.b.pool, r))
 			refs[i].Aux |= auxJournal
@@ -173,6 +193,7 @@ func (f *foreign) copyOld(batch *mmapqueue.JournalBatch, q *queue, refs []block.
 		f.b.put(batch, q, refs[i], dueOf(f.b.pool, r))
 		old.Add(r.Chunk)
 	}
+	return replaced
 }
 
 // renew lets go of an open chunk that is old.

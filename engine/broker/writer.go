@@ -204,6 +204,13 @@ func stands(j *job) bool {
 // the message, finish it or put it off, must be the last word about it.
 func (w *writer) replace(j *job) {
 	err := w.b.adoptJob(j)
+	if err != nil && j.from != nil {
+		// The journal fails, and in memory the messages would stand nowhere. A crash
+		// before the hold queue is known to be done with them brings them twice, and
+		// then nobody has finished them: that is told behind it.
+		w.b.diskFailed(err)
+		err = nil
+	}
 	if err == nil && j.moved != nil {
 		// Until then the journal has the messages where they come from.
 		err = <-j.moved
