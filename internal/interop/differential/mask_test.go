@@ -36,13 +36,22 @@ func (m *masks) apply(s string) string {
 	for _, p := range patterns {
 		s = p.re.ReplaceAllString(s, p.to)
 	}
-	// Whole numbers only, and last: a port may also stand in the midst of a time.
-	s = regexp.MustCompile(`\b`+tcp+`\b`).ReplaceAllString(s, "TCPPORT")
-	s = regexp.MustCompile(`\b`+http+`\b`).ReplaceAllString(s, "HTTPPORT")
+	s = maskNumber(maskNumber(s, tcp, "TCPPORT"), http, "HTTPPORT") // last: others want digits
 	if head, list, ok := strings.Cut(s, "\nProducers:\n"); ok {
 		s = head + "\nProducers:\n" + strings.Join(slices.Sorted(strings.Lines(list)), "")
 	}
 	return sorted(sorted(s, `"clients":`), `"producers":`)
+}
+
+// maskNumber puts a mask for each number that is as given. The same digits may also
+// stand in the midst of a time.
+func maskNumber(s, number, mask string) string {
+	return regexp.MustCompile(`\d+`).ReplaceAllStringFunc(s, func(digits string) string {
+		if digits == number {
+			return mask
+		}
+		return digits
+	})
 }
 
 // sorted brings the lists behind a JSON key into an order: both brokers list
