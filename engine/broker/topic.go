@@ -284,8 +284,12 @@ func (t *Topic) pump() {
 		}
 		if !moved && hold.outstanding.Load() > 0 {
 			t.writer.wait()
-			if hold.refillStep(t.b) == 0 {
-				time.Sleep(time.Millisecond) // a failing disk, or a refiller at work
+			switch {
+			case hold.refillStep(t.b) > 0:
+			case hold.unreadable.Load():
+				time.Sleep(refillPause)
+			default:
+				time.Sleep(time.Millisecond) // a refiller is at work
 			}
 		}
 	}

@@ -207,32 +207,6 @@ func (g *Group) StopAccepting() {
 	}
 }
 
-// StopReading makes every connection of every loop stop reading for good; output
-// still flows. It returns when the loops have done so, or when ctx is done.
-func (g *Group) StopReading(ctx context.Context) error {
-	g.mu.Lock()
-	started := g.started
-	g.mu.Unlock()
-	if !started {
-		return nil
-	}
-	done := make(chan struct{}, len(g.loops))
-	n := 0
-	for _, l := range g.loops {
-		if l.do(func() { l.stopReading(); done <- struct{}{} }) {
-			n++
-		}
-	}
-	for range n {
-		select {
-		case <-done:
-		case <-ctx.Done():
-			return fmt.Errorf("netloop: stop reading: %w", ctx.Err())
-		}
-	}
-	return nil
-}
-
 // Shutdown ends the group: it stops accepting and reading, sends what the
 // connections still hold, closes them and waits for the loops. What a peer does
 // not read before ctx is done is lost, and Shutdown then returns ctx's error.
