@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/zsqio/zsq/internal/block"
+	"github.com/zsqio/zsq/internal/invariant"
 	"github.com/zsqio/zsq/mmapqueue"
 	"github.com/zsqio/zsq/ring"
 )
@@ -249,8 +250,10 @@ func (q *queue) refillStep(b *Broker) (moved int) {
 			q.left = nil
 		}
 	}
-	if q.outstanding.Add(-int64(moved)) < 0 {
-		panic("BUG: more messages came back than went out")
+	if n := q.outstanding.Add(-int64(moved)); n < 0 {
+		invariant.Check(false, "broker: %d messages more came back than went out", -n)
+		q.outstanding.Add(-n) // a wrong figure is not worth the messages in memory
+		q.gate.count.Add(-n)
 	}
 	return moved
 }
