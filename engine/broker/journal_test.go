@@ -449,10 +449,7 @@ func TestCrashKeepsOverflow(t *testing.T) {
 	if err := topic.writer.log.Sync(); err != nil {
 		t.Fatal(err)
 	}
-	copied := filepath.Join(t.TempDir(), "copy")
-	if err := os.CopyFS(copied, os.DirFS(dir)); err != nil {
-		t.Fatal(err)
-	}
+	copied := copyOf(t, dir)
 	if err := w.b.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -483,10 +480,7 @@ func TestJournalThenMemory(t *testing.T) {
 	p := w.producer(0)
 	w.round(0, func(s *Shard) { p.publish(s, topic, 20, 0) })
 	w.settle("answer", func() bool { return !p.owed && w.quiet() })
-	copied := filepath.Join(t.TempDir(), "copy")
-	if err := os.CopyFS(copied, os.DirFS(dir)); err != nil {
-		t.Fatal(err)
-	}
+	copied := copyOf(t, dir)
 	if err := w.b.Close(); err != nil {
 		t.Fatal(err)
 	}

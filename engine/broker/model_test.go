@@ -401,6 +401,24 @@ func runModelWithJournal(t *testing.T, seed uint64) {
 	}
 }
 
+// copyOf returns a copy of a directory in use, as a crash would leave it when nothing
+// is under way in it but files that come or go: a background sync replaces one, the
+// journal makes its next, or looks whether the disk works again.
+func copyOf(t testing.TB, dir string) string {
+	t.Helper()
+	for range 50 {
+		copied := filepath.Join(t.TempDir(), "copy")
+		switch err := os.CopyFS(copied, os.DirFS(dir)); {
+		case err == nil:
+			return copied
+		case !errors.Is(err, fs.ErrNotExist):
+			t.Fatal(err)
+		}
+	}
+	t.Fatalf("files in %s come and go", dir)
+	return ""
+}
+
 // crashed compares a broker that stands still with one that finds a copy of its
 // directory.
 func (w *world) crashed(dir string) {
@@ -422,16 +440,7 @@ func (w *world) crashed(dir string) {
 		})
 	}
 	w.settle("no file comes or goes", func() bool { return !w.b.trimming.Load() })
-	copied := filepath.Join(w.t.TempDir(), "copy")
-	err := os.CopyFS(copied, os.DirFS(dir))
-	for try := 0; errors.Is(err, fs.ErrNotExist) && try < 9; try++ {
-		// A background sync replaced a file meanwhile.
-		copied += "'"
-		err = os.CopyFS(copied, os.DirFS(dir))
-	}
-	if err != nil {
-		w.fatal("%v", err)
-	}
+	copied := copyOf(w.t, dir)
 	now := w.now
 	other := newWorldClosed(w.t, w.seed, 1, 5, copied, w.b.ids.next.Load(), w.b.opts.Durability)
 	other.open(w.saved)
@@ -523,10 +532,7 @@ func (w *world) crashedInMemory(topic *Topic, dir string) {
 			w.fatal("sync: %v", err)
 		}
 	})
-	copied := filepath.Join(w.t.TempDir(), "copy")
-	if err := os.CopyFS(copied, os.DirFS(dir)); err != nil {
-		w.fatal("%v", err)
-	}
+	copied := copyOf(w.t, dir)
 	other := newWorld(w.t, w.seed, 1, 5, copied, w.b.ids.next.Load())
 	if err := other.b.Open(); err != nil {
 		w.fatal("%v", err)

@@ -2,8 +2,6 @@ package broker
 
 import (
 	"encoding/binary"
-	"os"
-	"path/filepath"
 	"runtime"
 	"sync"
 	"syscall"
@@ -147,10 +145,7 @@ func TestMoveWithoutJournal(t *testing.T) {
 	disk.Set(faultfs.Faults{Write: syscall.EIO})
 	topic.SetPaused(false)
 	w.settle("moved on", func() bool { return topic.view.Load().hold == nil && w.quiet() })
-	copied := filepath.Join(t.TempDir(), "copy")
-	if err := os.CopyFS(copied, os.DirFS(dir)); err != nil {
-		t.Fatal(err)
-	}
+	copied := copyOf(t, dir)
 	disk.Set(faultfs.Faults{})
 	other := newWorldClosed(t, 2, 1, 5, copied, w.b.ids.next.Load(), DurabilityProcess)
 	if err := other.b.Open(); err != nil {

@@ -3,8 +3,6 @@ package broker
 import (
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"testing"
 	"time"
 
@@ -19,11 +17,7 @@ func (w *world) crashCopy(dir string) string {
 	if err := w.b.Settle(); err != nil {
 		w.fatal("%v", err)
 	}
-	copied := filepath.Join(w.t.TempDir(), "copy")
-	if err := os.CopyFS(copied, os.DirFS(dir)); err != nil {
-		w.fatal("%v", err)
-	}
-	return copied
+	return copyOf(w.t, dir)
 }
 
 // A topic is given another durability while messages wait, are held by a consumer,
