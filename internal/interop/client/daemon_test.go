@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -303,15 +302,11 @@ func TestRestart(t *testing.T) {
 	})
 }
 
-// TestUpgrades talks through TLS and compression, alone and together. Our daemon
-// does not offer all of them yet; then it is a plain connection.
+// TestUpgrades talks through TLS and compression, alone and together.
 func TestUpgrades(t *testing.T) {
 	each(t, func(t *testing.T, kind string) {
 		cert, key := certificate(t)
-		flags := []string{"--snappy=true", "--deflate=true", "--max-deflate-level=6"}
-		if kind == kindUpstream {
-			flags = append(flags, "--tls-cert="+cert, "--tls-key="+key)
-		}
+		flags := []string{"--snappy=true", "--deflate=true", "--max-deflate-level=6", "--tls-cert=" + cert, "--tls-key=" + key, "--https-address="}
 		for _, options := range [][]string{{"snappy"}, {"deflate"}, {"tls_v1"}, {"tls_v1", "snappy"}, {"tls_v1", "deflate"}} {
 			t.Run(strings.Join(options, " and "), func(t *testing.T) {
 				cfg := nsq.NewConfig()
@@ -323,20 +318,18 @@ func TestUpgrades(t *testing.T) {
 				roundTrip(t, start(t, kind, flags...), cfg, 0)
 			})
 		}
-		if kind == kindUpstream {
-			t.Run("an unknown authority", func(t *testing.T) {
-				cfg := nsq.NewConfig()
-				cfg.TlsV1 = true
-				err := newProducer(t, start(t, kind, flags...).TCP, cfg).Ping()
-				if !errors.As(err, new(nsq.ErrIdentify)) || !strings.Contains(err.Error(), "certificate") {
-					t.Errorf("error %v, want one of the certificate", err)
-				}
-			})
-		}
+		t.Run("an unknown authority", func(t *testing.T) {
+			cfg := nsq.NewConfig()
+			cfg.TlsV1 = true
+			err := newProducer(t, start(t, kind, flags...).TCP, cfg).Ping()
+			if !errors.As(err, new(nsq.ErrIdentify)) || !strings.Contains(err.Error(), "certificate") {
+				t.Errorf("error %v, want one of the certificate", err)
+			}
+		})
 	})
 }
 
-// TestAuth sends the secret, to upstream's daemon.
+// TestAuth sends the secret.
 func TestAuth(t *testing.T) {
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		if req.FormValue("secret") != "sesame" {
@@ -351,29 +344,29 @@ func TestAuth(t *testing.T) {
 		})
 	}))
 	defer s.Close()
-	d := start(t, kindUpstream, "--auth-http-address="+strings.TrimPrefix(s.URL, "http://"))
-	f := func(secret, want string) {
-		t.Helper()
-		cfg := nsq.NewConfig()
-		cfg.AuthSecret = secret
-		if err := newProducer(t, d.TCP, cfg).Publish("t", []byte("x")); err == nil || err.Error() != want {
-			t.Errorf("secret %q: error %v, want %s", secret, err, want)
+	each(t, func(t *testing.T, kind string) {
+		d := start(t, kind, "--auth-http-address="+strings.TrimPrefix(s.URL, "http://"))
+		f := func(secret, want string) {
+			t.Helper()
+			cfg := nsq.NewConfig()
+			cfg.AuthSecret = secret
+			if err := newProducer(t, d.TCP, cfg).Publish("t", []byte("x")); err == nil || err.Error() != want {
+				t.Errorf("secret %q: error %v, want %s", secret, err, want)
+			}
 		}
-	}
-	f("", "Auth Required")
-	f("wrong", "Error authenticating E_AUTH_FAILED AUTH failed")
-	cfg := nsq.NewConfig()
-	cfg.AuthSecret = "sesame"
-	roundTrip(t, d, cfg, 0)
+		f("", "Auth Required")
+		f("wrong", "Error authenticating E_AUTH_FAILED AUTH failed")
+		cfg := nsq.NewConfig()
+		cfg.AuthSecret = "sesame"
+		roundTrip(t, d, cfg, 0)
+	})
 }
 
 // TestDiscovery finds two daemons, one of each kind, through upstream's nsqlookupd.
-// (Our daemon does not register itself yet, so we register it.)
 func TestDiscovery(t *testing.T) {
 	lookupd := daemon.Start(t, daemon.Config{Program: daemon.UpstreamNsqlookupd, Flags: []string{"--broadcast-address=127.0.0.1"}})
 	d := start(t, kindUpstream, "--lookupd-tcp-address="+lookupd.TCP)
-	other := start(t, kindZsq)
-	register(t, lookupd.TCP, other, "found")
+	other := start(t, kindZsq, "--lookupd-tcp-address="+lookupd.TCP)
 	for i, d := range []*daemon.Daemon{d, other} {
 		must(t, newProducer(t, d.TCP, nsq.NewConfig()).Publish("found", fmt.Append(nil, i)))
 	}
@@ -386,30 +379,6 @@ func TestDiscovery(t *testing.T) {
 	eventually(t, "both messages have come", func() bool { return l.distinct() == 2 })
 	if s := r.Stats(); s.Connections != 2 {
 		t.Errorf("%d connections, want 2", s.Connections)
-	}
-}
-
-// register speaks to an nsqlookupd as an nsqd does, with our exported commands.
-func register(t *testing.T, lookupd string, d *daemon.Daemon, topic string) {
-	t.Helper()
-	nc, err := net.Dial("tcp", lookupd)
-	must(t, err)
-	t.Cleanup(func() { nc.Close() })
-	_, err = nc.Write(nsq.MagicV1)
-	must(t, err)
-	_, tcpPort, _ := net.SplitHostPort(d.TCP)
-	_, httpPort, _ := net.SplitHostPort(d.HTTP)
-	identify, err := nsq.Identify(map[string]any{
-		"broadcast_address": "127.0.0.1", "hostname": "here", "version": "1.3.0",
-		"tcp_port": json.Number(tcpPort), "http_port": json.Number(httpPort),
-	})
-	must(t, err)
-	for _, cmd := range []*nsq.Command{identify, nsq.Register(topic, "ch"), nsq.Ping()} {
-		_, err := cmd.WriteTo(nc)
-		must(t, err)
-		if _, err := nsq.ReadResponse(nc); err != nil {
-			t.Fatalf("%s: %v", cmd, err)
-		}
 	}
 }
 
