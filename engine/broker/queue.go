@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -40,6 +41,7 @@ type queue struct {
 	taken       atomic.Uint64 // messages that publishers have given to this queue
 	gate        gate          // of a queue that a topic holds back
 	refilling   atomic.Bool
+	moves       atomic.Uint64           // of the refiller, from the backlog to the ring; odd while one is under way
 	unreadable  atomic.Bool             // the refiller's last read failed
 	draining    atomic.Bool             // aged messages are leaving the ring: nobody else pops or refills; set under mu
 	parked      atomic.Bool             // they have left it: no refill before a subscriber asks
@@ -134,10 +136,18 @@ func (q *queue) pop(refs []block.Ref) int {
 // waits reports whether pop would find something.
 func (q *queue) waits() bool { return q.ring.Len() > 0 && !q.draining.Load() }
 
-// depth returns how many messages wait, and how many of them on disk.
+// depth returns how many messages wait, and how many of them on disk. What is just
+// being moved from the one to the other is counted once.
 func (q *queue) depth() (total, backend int64) {
-	backend = q.outstanding.Load()
-	total = int64(q.ring.Len())
+	for {
+		moves := q.moves.Load()
+		backend = q.outstanding.Load()
+		total = int64(q.ring.Len())
+		if moves&1 == 0 && q.moves.Load() == moves {
+			break
+		}
+		runtime.Gosched()
+	}
 	if !q.direct {
 		backend += total
 		return backend, backend
@@ -241,7 +251,14 @@ func (q *queue) refillStep(b *Broker) (moved int) {
 		q.unreadable.Store(err != nil)
 		b.adoptRead(q, q.left[before:])
 	}
+	q.moves.Add(1)
 	moved = q.ring.TryPush(q.left[:min(room, len(q.left))])
+	if n := q.outstanding.Add(-int64(moved)); n < 0 {
+		invariant.Check(false, "broker: %d messages more came back than went out", -n)
+		q.outstanding.Add(-n) // a wrong figure is not worth the messages in memory
+		q.gate.count.Add(-n)
+	}
+	q.moves.Add(1)
 	if len(q.left) > 2*refillBatch {
 		q.left = q.left[moved:] // what a start found: not to be moved up each time
 	} else {
@@ -249,11 +266,6 @@ func (q *queue) refillStep(b *Broker) (moved int) {
 		if len(q.left) == 0 && cap(q.left) > 2*refillBatch {
 			q.left = nil
 		}
-	}
-	if n := q.outstanding.Add(-int64(moved)); n < 0 {
-		invariant.Check(false, "broker: %d messages more came back than went out", -n)
-		q.outstanding.Add(-n) // a wrong figure is not worth the messages in memory
-		q.gate.count.Add(-n)
 	}
 	return moved
 }
