@@ -241,7 +241,7 @@ func TestStatsAddUp(t *testing.T) {
 	got := b.settles(t, "counted", "busy", "window full again", func(ch channelStats) bool {
 		// The channel's figures and its client's are not of one instant.
 		return ch.Depth == count-window-5 && ch.InFlightCount == window && ch.DeferredCount == 2 &&
-			len(ch.Clients) == 1 && ch.Clients[0].RequeueCount == 2
+			len(ch.Clients) == 1 && ch.Clients[0].RequeueCount == 2 && ch.Clients[0].MessageCount == window+5
 	})
 	if got.MessageCount != count || got.RequeueCount != 2 || got.TimeoutCount != 0 || got.ClientCount != 1 {
 		t.Errorf("%+v, want %d messages, 2 requeues, no timeouts, 1 client", got, count)
