@@ -318,6 +318,11 @@ func (b *Backlog) wrapUp() error {
 	if err := b.shut(); err != nil {
 		return err
 	}
+	if b.o.PowerSafe { // the cursor file is exact only now, also behind a sync of a moment ago
+		b.mu.Lock()
+		b.moved = true
+		b.mu.Unlock()
+	}
 	if b.open != nil {
 		b.sealOpen()
 	}
