@@ -20,7 +20,7 @@ func (e *Engine) httpConfig() httpapi.Config {
 	return httpapi.Config{
 		Broker:           api{e},
 		Info:             e.info,
-		Limits:           httpapi.Limits{MaxMsgSize: e.opts.MaxMsgSize, MaxBodySize: e.opts.MaxBodySize, MaxReqTimeout: e.opts.MaxReqTimeout, MaxBodies: e.opts.ConnectionMemory()},
+		Limits:           httpapi.Limits{MaxMsgSize: e.opts.MaxMsgSize, MaxBodySize: e.opts.MaxBodySize, MaxReqTimeout: within(e.opts.MaxReqTimeout), MaxBodies: e.opts.ConnectionMemory()},
 		ValidTopicName:   wire.ValidName[string],
 		ValidChannelName: wire.ValidName[string],
 		Option:           e.option,

@@ -340,6 +340,6 @@ func defaultClient(o *Options) wire.Identify {
 		HeartbeatInterval:   wire.DefaultHeartbeatInterval,
 		OutputBufferSize:    16 << 10,
 		OutputBufferTimeout: o.OutputBufferTimeout,
-		MsgTimeout:          o.MsgTimeout,
+		MsgTimeout:          within(o.MsgTimeout),
 	}
 }

@@ -80,12 +80,12 @@ type system struct {
 
 func newOn(sys system, o *Options, logOut io.Writer) (_ *Engine, err error) {
 	e := &Engine{opts: o, system: sys, log: newLogger(logOut, o.LogPrefix, o.LogFormat, o.LogLevel), started: time.Now(), httpError: make(chan error, 2), stopped: make(chan struct{})}
-	e.limits = wire.Limits{MaxMsgSize: o.MaxMsgSize, MaxBodySize: o.MaxBodySize, MaxRdyCount: o.MaxRdyCount, MaxReqTimeout: o.MaxReqTimeout}
+	e.limits = wire.Limits{MaxMsgSize: o.MaxMsgSize, MaxBodySize: o.MaxBodySize, MaxRdyCount: o.MaxRdyCount, MaxReqTimeout: within(o.MaxReqTimeout)}
 	e.defaultClient = defaultClient(o)
 	e.identify = wire.IdentifyLimits{
 		MaxHeartbeatInterval: o.MaxHeartbeatInterval, MaxOutputBufferSize: int(o.MaxOutputBufferSize),
 		MinOutputBufferTimeout: o.MinOutputBufferTimeout, MaxOutputBufferTimeout: o.MaxOutputBufferTimeout,
-		MaxMsgTimeout: o.MaxMsgTimeout, MaxDeflateLevel: o.MaxDeflateLevel, MaxRdyCount: o.MaxRdyCount, Version: Version,
+		MaxMsgTimeout: within(o.MaxMsgTimeout), MaxDeflateLevel: o.MaxDeflateLevel, MaxRdyCount: o.MaxRdyCount, Version: Version,
 		TopologyRegion: o.TopologyRegion, TopologyZone: o.TopologyZone, AuthRequired: len(o.AuthHTTPAddresses) > 0,
 	}
 	defer func() {
@@ -168,7 +168,7 @@ func (e *Engine) openBroker() error {
 		Shards:              len(e.handlers),
 		MemQueueSize:        int(e.opts.MemQueueSize),
 		MemoryLimit:         e.opts.MemoryBudget(),
-		MaxMsgTimeout:       int64(e.opts.MaxMsgTimeout),
+		MaxMsgTimeout:       int64(within(e.opts.MaxMsgTimeout)),
 		MaxChannelConsumers: e.opts.MaxChannelConsumers,
 		Topology:            e.opts.topologyAware(),
 		E2EWindow:           e.endToEndWindow(),

@@ -3,6 +3,7 @@ package engine_test
 import (
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"net/http"
 	"strings"
@@ -389,4 +390,28 @@ func TestMemoryOfBodies(t *testing.T) {
 			t.Errorf("a body of %d bytes: status %d, want %d", c.size, resp.StatusCode, c.want)
 		}
 	}
+}
+
+// TestTimeoutsWithinTheClock gives the daemon time-outs that no clock of 64 bits can add
+// to this year's time: it takes them for the longest that one can. Without that, what is
+// far ahead would be due at once.
+func TestTimeoutsWithinTheClock(t *testing.T) {
+	const most = 150 * 365 * 24 * time.Hour
+	o := options(t)
+	o.MsgTimeout, o.MaxMsgTimeout, o.MaxReqTimeout = math.MaxInt64, math.MaxInt64, math.MaxInt64
+	e := start(t, o)
+	c := greet(t, e, sub("t", "c"), fmt.Sprintf("DPUB t %d\n", most.Milliseconds())+size(4)+"late", pub("t", "now"), "RDY 10\n")
+	c.want("OK", "OK", "OK")
+	m := c.message()
+	if body := string(wire.FrameBody(m)); body != "now" {
+		t.Fatalf("got %q, want the message that is due", body)
+	}
+	c.send(fmt.Sprintf("TOUCH %s\n", wire.AppendMessageID(nil, idOf(t, m))))
+	c.send(fmt.Sprintf("REQ %s %d\n", wire.AppendMessageID(nil, idOf(t, m)), 2*most.Milliseconds()) + pub("t", "next"))
+	c.want("OK", "message next")
+	if s := topicStats(t, e, "t").Channels[0]; s.DeferredCount != 2 || s.InFlightCount != 1 || s.TimeoutCount != 0 {
+		t.Errorf("two are deferred, one is in flight: %+v", s)
+	}
+	c.send(fmt.Sprintf("DPUB t %d\n", most.Milliseconds()+1) + size(4) + "lost")
+	c.want(fmt.Sprintf("E_INVALID DPUB timeout %d out of range 0-%d", most.Milliseconds()+1, most.Milliseconds()), ended)
 }

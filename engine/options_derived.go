@@ -3,6 +3,7 @@ package engine
 import (
 	"runtime"
 	"slices"
+	"time"
 
 	"github.com/zsqio/zsq/internal/block"
 )
@@ -22,6 +23,13 @@ func (o *Options) RequireTLS() TLSRequired {
 func (o *Options) topologyAware() bool {
 	return slices.Contains(o.Experiments, "topology-aware-consumption")
 }
+
+// timeoutMost keeps what is so far ahead within the nanoseconds of a wall clock's
+// 64 bits: 9.2e18, of which this century takes up to 4.1e18.
+const timeoutMost = 150 * 365 * 24 * time.Hour
+
+// within returns a time-out as it is used: as it was set, or timeoutMost.
+func within(timeout time.Duration) time.Duration { return min(timeout, timeoutMost) }
 
 // LoopCount is the number of event loops: Loops, or when that is zero one less
 // than the cores, at least one. The spare core is for disk, HTTP and GC.
