@@ -348,3 +348,36 @@ func TestStalled(t *testing.T) {
 	// A body nobody reads must not hold the connection either.
 	f("GET /ping HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nab")
 }
+
+// brokenBody ends with an error together with its last bytes.
+type brokenBody struct{ left int }
+
+func (b *brokenBody) Read(p []byte) (int, error) {
+	n := min(b.left, len(p))
+	if b.left -= n; b.left == 0 {
+		return n, io.ErrUnexpectedEOF
+	}
+	return n, nil
+}
+
+// TestBrokenBodiesAreCounted has bodies break just where they are counted: what they
+// held is given back, and no more than that.
+func TestBrokenBodiesAreCounted(t *testing.T) {
+	const step, most = 64 << 10, 256 << 10
+	c := config(t, &fakeBroker{})
+	c.Limits = httpapi.Limits{MaxMsgSize: 2 * most, MaxBodySize: 2 * most, MaxBodies: most}
+	h := httpapi.New(c)
+	for range 8 {
+		w := httptest.NewRecorder()
+		r := httptest.NewRequest(http.MethodPost, "/pub?topic=t", nil)
+		r.Body, r.ContentLength = io.NopCloser(&brokenBody{left: step}), -1
+		if h.ServeHTTP(w, r); w.Code != http.StatusInternalServerError {
+			t.Fatalf("a broken body: status %d, want 500", w.Code)
+		}
+	}
+	for length, code := range map[int]int{most: http.StatusOK, most + step: http.StatusServiceUnavailable} {
+		if w := call(h, http.MethodPost, "/pub?topic=t", strings.Repeat("x", length)); w.Code != code {
+			t.Errorf("a body of %d bytes: status %d, want %d: %s", length, w.Code, code, w.Body)
+		}
+	}
+}

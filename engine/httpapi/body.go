@@ -45,11 +45,15 @@ func (a *api) readBody(r *http.Request, limit int64) (*bytebufferpool.ByteBuffer
 	body := io.LimitReader(r.Body, limit+1)
 	for {
 		n, err := buf.ReadFrom(io.LimitReader(body, bodyStep))
-		if err != nil || n < bodyStep {
+		if n < bodyStep {
 			return buf, err
 		}
-		if used := a.bodies.Add(bodyStep); a.Limits.MaxBodies > 0 && used > a.Limits.MaxBodies {
-			return buf, errMemory
+		used := a.bodies.Add(bodyStep)
+		if err == nil && a.Limits.MaxBodies > 0 && used > a.Limits.MaxBodies {
+			err = errMemory
+		}
+		if err != nil {
+			return buf, err
 		}
 	}
 }
