@@ -175,17 +175,27 @@ func (e *Engine) metricsHandler() http.Handler {
 	return metrics.Handler(e.metricsSnapshot)
 }
 
-// onLoops runs f on every loop, one after the other, and waits.
+// onLoops runs f on every loop, one after the other, and waits. When a stop begins
+// it returns at once, and f is not run any more.
 func (e *Engine) onLoops(f func(h *handler)) {
+	var mu sync.Mutex // guards left, and that f does not run behind our return
+	left := false
 	done := make(chan struct{}, 1) // the loop does not wait for us
 	for i, l := range e.group.Loops() {
 		l.Do(func() {
-			f(e.handlers[i])
+			mu.Lock()
+			defer mu.Unlock()
+			if !left {
+				f(e.handlers[i])
+			}
 			done <- struct{}{}
 		})
 		select {
 		case <-done:
 		case <-e.stopped: // a loop that has ended drops what it is asked
+			mu.Lock()
+			defer mu.Unlock()
+			left = true
 			return
 		}
 	}
@@ -198,11 +208,8 @@ func (e *Engine) metricsSnapshot() metrics.Snapshot {
 	}
 	d := e.broker.Damage()
 	s.DamagedPlaces, s.LostRecords = d.Places, d.Records
-	var mu sync.Mutex
 	e.onLoops(func(h *handler) {
 		total := h.shard.EndToEnd()
-		mu.Lock()
-		defer mu.Unlock()
 		s.EndToEnd.Merge(&total)
 		s.Publish.Merge(&h.figures.publishes)
 		s.Commit.Merge(&h.figures.commits)
