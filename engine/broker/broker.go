@@ -203,7 +203,11 @@ func (b *Broker) newTopic(name, dir string) *Topic {
 }
 
 // Topics returns all topics, sorted by name.
-func (b *Broker) Topics() []*Topic { return b.topics.all() }
+func (b *Broker) Topics() []*Topic {
+	all := b.topics.all()
+	slices.SortFunc(all, func(x, y *Topic) int { return strings.Compare(x.name, y.name) })
+	return all
+}
 
 // Channels returns the topic's channels, sorted by name.
 func (t *Topic) Channels() []*Channel { return t.view.Load().channels }

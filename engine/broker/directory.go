@@ -3,8 +3,6 @@ package broker
 import (
 	"hash/maphash"
 	"maps"
-	"slices"
-	"strings"
 	"sync/atomic"
 )
 
@@ -45,7 +43,7 @@ func (d *directory) set(name string, t *Topic) {
 	part.Store(&next)
 }
 
-// all returns every topic, sorted by name.
+// all returns every topic, in no order.
 func (d *directory) all() []*Topic {
 	var all []*Topic
 	for i := range d.parts {
@@ -55,6 +53,5 @@ func (d *directory) all() []*Topic {
 			}
 		}
 	}
-	slices.SortFunc(all, func(x, y *Topic) int { return strings.Compare(x.name, y.name) })
 	return all
 }

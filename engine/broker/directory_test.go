@@ -39,7 +39,8 @@ func directoryModel(t *testing.T, seed uint64) {
 	for _, topic := range d.all() {
 		names = append(names, topic.name)
 	}
+	slices.Sort(names)
 	if sorted := slices.Sorted(maps.Keys(want)); !slices.Equal(names, sorted) {
-		t.Errorf("seed %d: all() has %d topics, want these %d in order", seed, len(names), len(sorted))
+		t.Errorf("seed %d: all() has %d topics, want these %d, each once", seed, len(names), len(sorted))
 	}
 }

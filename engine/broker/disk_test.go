@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"path/filepath"
 	"runtime"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -263,6 +264,53 @@ func TestCloseAwaitsNoLoop(t *testing.T) {
 	<-emptied
 	if got := stored(t, dir); len(got) != len(bodies) {
 		t.Errorf("%d of %d messages are there", len(got), len(bodies))
+	}
+}
+
+// TestPublishBesideClose closes a broker while goroutines publish that it knows nothing
+// of, as requests over HTTP do that outlast a stop: what was accepted is there, once.
+func TestPublishBesideClose(t *testing.T) {
+	for range 20 {
+		dir := t.TempDir()
+		b, topic := diskBroker(t, dir, mmapqueue.Options{})
+		const publishers, some = 4, 20
+		accepted := make([][]uint32, publishers)
+		var wg sync.WaitGroup
+		var begun atomic.Int64
+		for i := range accepted {
+			wg.Go(func() {
+				for seq := uint32(i); ; seq += publishers {
+					body := binary.BigEndian.AppendUint32(make([]byte, 4), seq)
+					if err := b.PublishForeign(topic, [][]byte{body}, 0); err != nil {
+						if !errors.Is(err, ErrExiting) {
+							t.Error(err)
+						}
+						return
+					}
+					accepted[i] = append(accepted[i], seq)
+					begun.Add(1)
+				}
+			})
+		}
+		for begun.Load() < some {
+			runtime.Gosched()
+		}
+		if err := b.Close(); err != nil {
+			t.Fatal(err)
+		}
+		wg.Wait()
+		got, want := stored(t, dir), 0
+		for _, list := range accepted {
+			want += len(list)
+			for _, seq := range list {
+				if got[seq] != 1 {
+					t.Fatalf("message %d is there %d times, want once", seq, got[seq])
+				}
+			}
+		}
+		if len(got) != want {
+			t.Fatalf("%d messages are there, %d were accepted", len(got), want)
+		}
 	}
 }
 

@@ -448,7 +448,7 @@ func (b *Broker) PublishForeign(t *Topic, bodies [][]byte, dueWallNs int64) erro
 	t.messages.Add(uint64(len(bodies)))
 	t.bytes.Add(uint64(bytes))
 	f.views.RLock()
-	if t.exiting.Load() {
+	if t.exiting.Load() || b.closing.Load() { // Close saves what is behind its grace
 		f.views.RUnlock()
 		b.drop(nil, refs)
 		return ErrExiting

@@ -221,17 +221,18 @@ func (t *Topic) hold() *queue {
 // told in the error.
 func (b *Broker) Close() error {
 	b.closing.Store(true)
+	b.foreign.grace() // who published before has handed it over
 	close(b.closed)
 	if b.opts.Log.Budget != nil {
 		b.opts.Log.Budget.Lift()
 	}
-	for _, t := range b.Topics() {
+	for _, t := range b.topics.all() {
 		t.writer.wait()
 	}
 	b.helpers.Wait()
 	b.writeMail()
 	held := b.held()
-	topics := b.Topics()
+	topics := b.topics.all()
 	end, atOnce := (*mmapqueue.Backlog).Close, filesAtOnce
 	logs := slices.ContainsFunc(topics, func(t *Topic) bool { return !t.ephemeral })
 	together := logs && len(topics) >= syncTogether

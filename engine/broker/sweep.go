@@ -26,7 +26,7 @@ func (b *Broker) Sweep(nowNs int64, always bool) {
 	keep := b.keepFrom.Load()
 	pinned := false
 	always = always || b.pool.Budget() > 0 && b.pool.Used() > b.pool.Budget()/2
-	for _, t := range b.Topics() {
+	for _, t := range b.topics.all() {
 		v := t.view.Load()
 		if v.hold != nil {
 			b.sweepQueue(t, v.hold, nowNs, always)

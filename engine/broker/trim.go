@@ -58,7 +58,7 @@ func (b *Broker) trimJournal() {
 		}
 		b.desk.mu.Unlock()
 		if oldest > first && b.retell() == nil && j.Flush() == nil {
-			topics := b.Topics()
+			topics := b.topics.all()
 			for _, t := range topics {
 				oldest = t.settleOwed(oldest)
 			}
