@@ -407,7 +407,7 @@ func TestTimeoutsWithinTheClock(t *testing.T) {
 		t.Fatalf("got %q, want the message that is due", body)
 	}
 	c.send(fmt.Sprintf("TOUCH %s\n", wire.AppendMessageID(nil, idOf(t, m))))
-	c.send(fmt.Sprintf("REQ %s %d\n", wire.AppendMessageID(nil, idOf(t, m)), 2*most.Milliseconds()) + pub("t", "next"))
+	c.send(fmt.Sprintf("REQ %s %d\n", wire.AppendMessageID(nil, idOf(t, m)), most.Milliseconds()+1) + pub("t", "next"))
 	c.want("OK", "message next")
 	if s := topicStats(t, e, "t").Channels[0]; s.DeferredCount != 2 || s.InFlightCount != 1 || s.TimeoutCount != 0 {
 		t.Errorf("two are deferred, one is in flight: %+v", s)
