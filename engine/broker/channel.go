@@ -90,7 +90,7 @@ func (c *Channel) SetPaused(paused bool) {
 // or with what keeps that from being so. It must not be called on a loop.
 //
 // Meanwhile the loops hand out nothing. A message that a consumer gives back, or
-// that times out, would be a hop ahead of the emptying for ever:
+// that times out, could else stay a hop ahead of the emptying:
 //
 //	Empty                   loop A                    loop B
 //	                                                  m is requeued, to the writer
@@ -100,7 +100,7 @@ func (c *Channel) SetPaused(paused bool) {
 //	drops what waits
 //	                        m is requeued
 //
-// While they are held messages go only one way, from the loops to the queue.
+// While deliveries are held, messages go only one way, from the loops to the queue.
 func (c *Channel) Empty() error {
 	b := c.topic.b
 	if !b.emptied(c.q) {

@@ -257,3 +257,31 @@ func TestEmptyHoldsAndLetsGo(t *testing.T) {
 		t.Errorf("Empty beside Close: %v, held %d", err, ch.held.Load())
 	}
 }
+
+// A channel can be emptied and deleted at the same time: both end, and what waits,
+// is in flight or deferred goes once.
+func TestEmptyBesideDelete(t *testing.T) {
+	w := newWorld(t, 1, 2, 5, t.TempDir(), 1)
+	topic, _ := w.b.Topic("t")
+	p := w.producer(0)
+	for range 20 {
+		ch, err := topic.Channel("c")
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := w.consumer(ch, 1, 2, func(*consumer, uint64, uint16) {})
+		w.round(0, func(s *Shard) { p.publish(s, topic, 9, 0); p.publish(s, topic, 1, w.now+int64(time.Minute)) })
+		w.settle("in flight", func() bool { return !p.owed && c.sub.InFlight() == 2 && w.quiet() })
+		w.blocking("emptied and deleted", func() {
+			done := make(chan error)
+			go func() { done <- ch.Empty() }()
+			if err := errors.Join(w.b.DeleteChannel("t", "c"), <-done); err != nil {
+				t.Error(err)
+			}
+		})
+		w.settle("standing still", w.quiet)
+		if pl, err := ch.Places(); err != nil || pl.held() != 0 || !c.kicked {
+			t.Fatalf("a deleted channel holds %+v (%v), and its consumer is told: %t", pl, err, c.kicked)
+		}
+	}
+}
