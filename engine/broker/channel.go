@@ -1,7 +1,6 @@
 package broker
 
 import (
-	"errors"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -15,7 +14,7 @@ type Channel struct {
 	name      string
 	ephemeral bool
 	q         *queue
-	paused    atomic.Bool
+	held      atomic.Int32 // not 0: no loop hands anything out; see heldPaused
 	exiting   atomic.Bool
 	unborn    atomic.Bool // its birth is not written yet
 	clients   atomic.Int64
@@ -43,6 +42,12 @@ func (t *Topic) newChannel(name string) *Channel {
 	return c
 }
 
+// Why a channel's deliveries are held back, in Channel.held.
+const (
+	heldPaused   = 1 << iota // it is paused
+	heldEmptying             // this many times the calls of Empty under way
+)
+
 const ephemeralSuffix = "#ephemeral"
 
 func isEphemeral(name string) bool { return strings.HasSuffix(name, ephemeralSuffix) }
@@ -53,18 +58,26 @@ func (c *Channel) Name() string { return c.name }
 // Topic returns the channel's topic.
 func (c *Channel) Topic() *Topic { return c.topic }
 
-// Paused reports whether deliveries are held back.
-func (c *Channel) Paused() bool { return c.paused.Load() }
+// Paused reports whether deliveries are held back until somebody unpauses them.
+func (c *Channel) Paused() bool { return c.held.Load()&heldPaused != 0 }
+
+func (c *Channel) setPaused(paused bool) {
+	if paused {
+		c.held.Or(heldPaused)
+	} else {
+		c.held.And(^heldPaused)
+	}
+}
 
 // SetPaused pauses or unpauses deliveries. Time-outs and due times go on.
 func (c *Channel) SetPaused(paused bool) {
 	t := c.topic
 	t.mu.Lock()
-	if c.exiting.Load() || c.paused.Load() == paused {
+	if c.exiting.Load() || c.Paused() == paused {
 		t.mu.Unlock()
 		return
 	}
-	t.b.tell(t, mmapqueue.News{Kind: pauseNews(paused), Channel: c.name}, nil, func() { c.paused.Store(paused) })
+	t.b.tell(t, mmapqueue.News{Kind: pauseNews(paused), Channel: c.name}, nil, func() { c.setPaused(paused) })
 	t.mu.Unlock()
 	if !paused {
 		t.b.wakeAll(c)
@@ -75,35 +88,48 @@ func (c *Channel) SetPaused(paused bool) {
 // Empty drops everything the channel holds: waiting, deferred and in flight. It
 // returns after every loop has done its part and a crash brings nothing of it back,
 // or with what keeps that from being so. It must not be called on a loop.
+//
+// Meanwhile the loops hand out nothing. A message that a consumer gives back, or
+// that times out, could else stay a hop ahead of the emptying:
+//
+//	Empty                   loop A                    loop B
+//	                                                  m is requeued, to the writer
+//	B forgets what it holds
+//	A forgets what it holds
+//	                        m from backlog to ring to a consumer
+//	drops what waits
+//	                        m is requeued
+//
+// While deliveries are held, messages go only one way, from the loops to the queue.
 func (c *Channel) Empty() error {
 	b := c.topic.b
 	if !b.emptied(c.q) {
 		return ErrExiting
 	}
-	queue := func(*mmapqueue.Backlog) { c.q.empty(b) }
-	locals := func(s *Shard) {
-		if l := c.locals[s.index].Load(); l != nil {
-			s.emptyLocal(l)
-		}
-	}
-	// The queue goes first, or the subscribers would be given what is in it as
-	// soon as their hands are empty; and last, for what a loop had in hand.
-	c.topic.writer.inOrder(queue)
+	c.held.Add(heldEmptying)
+	all := true
 	for _, round := range []func(s *Shard){
-		locals,
-		locals,          // what was in the mail
+		func(*Shard) {}, // in rounds that began earlier some were still handed out
+		func(s *Shard) {
+			s.dropMail(c)
+			if l := c.locals[s.index].Load(); l != nil {
+				s.emptyLocal(l)
+			}
+		},
 		func(*Shard) {}, // those rounds have ended, and told what is gone
 	} {
-		if !b.onAll(round) {
-			return ErrExiting
-		}
+		all = all && b.onAll(round)
 	}
-	err := c.topic.settle()
-	c.topic.writer.inOrder(func(log *mmapqueue.Backlog) {
-		queue(log)
-		err = errors.Join(err, keepEmpty(log))
-	})
-	return err
+	if all {
+		c.topic.writer.inOrder(func(*mmapqueue.Backlog) { c.q.empty(b) })
+	}
+	if c.held.Add(-heldEmptying) == 0 && all {
+		b.wakeAll(c)
+	}
+	if !all {
+		return ErrExiting
+	}
+	return c.topic.keepEmpty()
 }
 
 // delete ends the channel after it has left the topic's view. It returns when

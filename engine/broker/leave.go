@@ -106,7 +106,7 @@ func (t *Topic) tellAll(tell func(n mmapqueue.News)) {
 			continue
 		}
 		tell(mmapqueue.News{Kind: mmapqueue.Birth, Topic: t.name, Channel: c.name})
-		if c.paused.Load() {
+		if c.Paused() {
 			tell(mmapqueue.News{Kind: mmapqueue.Paused, Topic: t.name, Channel: c.name})
 		}
 	}

@@ -169,7 +169,7 @@ func (b *Broker) Restore(name string, paused bool, channels map[string]bool) err
 		if err != nil {
 			return err
 		}
-		ch.paused.Store(paused)
+		ch.setPaused(paused)
 	}
 	t.opening = false
 	t.SetPaused(paused)

@@ -376,6 +376,20 @@ func (s *Shard) unlinkDeferred(l *channelLocal, i uint32) {
 	s.touch(l)
 }
 
+// dropMail forgets messages of a channel that are in the mail. Whose they are may not
+// have been told of it yet: see post.
+func (s *Shard) dropMail(c *Channel) {
+	s.mailMu.Lock()
+	defer s.mailMu.Unlock()
+	for i, m := range s.mailbox {
+		if m.channel == c && m.deferred.Len != 0 && !c.exiting.Load() {
+			s.forgotten(s.local(c), m.deferred)
+			s.drops.Add(m.deferred.Chunk)
+			s.mailbox[i].deferred = block.Ref{}
+		}
+	}
+}
+
 // emptyLocal forgets what this shard holds of a channel.
 func (s *Shard) emptyLocal(l *channelLocal) {
 	for _, subs := range [][]*Subscriber{l.subs, l.orphans} {

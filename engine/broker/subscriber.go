@@ -291,7 +291,7 @@ func (s *Shard) spent(l *channelLocal) bool {
 func (s *Shard) deliver(l *channelLocal) {
 	c := l.c
 	bit := uint64(1) << s.index
-	if c.paused.Load() || len(l.subs) == 0 {
+	if c.held.Load() != 0 || len(l.subs) == 0 {
 		return
 	}
 	s.given = 0

@@ -334,14 +334,12 @@ func (t *Topic) Empty() error {
 	if !t.b.emptied(hold) {
 		return ErrExiting
 	}
-	var err error
-	t.writer.inOrder(func(log *mmapqueue.Backlog) {
+	t.writer.inOrder(func(*mmapqueue.Backlog) {
 		n := hold.empty(t.b)
 		hold.taken.Add(-uint64(n))
 		hold.gate.count.Add(-int64(n))
-		err = keepEmpty(log)
 	})
-	return errors.Join(err, t.settle())
+	return t.keepEmpty()
 }
 
 // emptied tells the journal that a queue is being emptied. Whatever stands there
@@ -373,10 +371,15 @@ func (t *Topic) settle() error {
 	return t.b.submitAndWait(batch)
 }
 
-// keepEmpty has a backlog remember that it was emptied.
-func keepEmpty(log *mmapqueue.Backlog) error {
-	if log == nil {
-		return nil
-	}
-	return log.Sync()
+// keepEmpty returns when neither journal nor backlog brings back what was dropped.
+// The journal comes first: what it has written to be finished is then on its way to
+// the backlog.
+func (t *Topic) keepEmpty() error {
+	err := t.settle()
+	t.writer.inOrder(func(log *mmapqueue.Backlog) {
+		if log != nil {
+			err = errors.Join(err, log.Sync())
+		}
+	})
+	return err
 }
