@@ -852,7 +852,7 @@ func runModel(t *testing.T, seed uint64, mem int, d Durability) {
 				if w.b.journal != nil {
 					w.crashed(dir)
 				}
-				if d == DurabilityMemory && !moded {
+				if (w.b.journal == nil || w.b.opts.Durability == DurabilityMemory) && !moded {
 					w.crashedInMemory(topic, dir)
 				}
 			}
