@@ -261,7 +261,7 @@ func (b *Broker) SetDurability(t *Topic, d Durability) error {
 	b.durable(d)
 	if d >= DurabilityProcess {
 		for _, q := range t.allQueues() {
-			q.known.Store(true) // or a queue that is renamed would be its old self for the journal
+			q.known.Store(q.journal != nil) // or a queue that is renamed would be its old self for the journal
 		}
 	}
 	t.mode.Store(int32(d))

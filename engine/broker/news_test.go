@@ -129,11 +129,15 @@ func TestInheritedBehindSetDurability(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.blocking("set", func() {
-		if err := w.b.SetDurability(topic, DurabilityProcess); err != nil {
-			t.Error(err)
-		}
-	})
+	set := func(d Durability) {
+		t.Helper()
+		w.blocking("set", func() {
+			if err := w.b.SetDurability(topic, d); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	set(DurabilityProcess)
 	w.round(0, func(s *Shard) { p.publish(s, topic, 5, 0) })
 	w.settle("answer", func() bool { return !p.owed && w.quiet() })
 	for _, name := range []string{"heir", "late"} {
@@ -143,6 +147,12 @@ func TestInheritedBehindSetDurability(t *testing.T) {
 	}
 	w.settle("standing still", w.quiet)
 	w.crashed(dir)
+	fleeting, err := topic.Channel("fleeting#ephemeral") // of which the journal knows nothing
+	if err != nil {
+		t.Fatal(err)
+	}
+	set(DurabilityDisk)
+	w.empty(fleeting)
 	if err := w.b.Close(); err != nil {
 		t.Fatal(err)
 	}
