@@ -350,7 +350,6 @@ func (f *foreign) move(t *Topic, v *view, refs []block.Ref) {
 		part := refs[:n]
 		refs = refs[n:]
 		room := to.decide(nil, b.memory())
-		var moved chan error
 		switch {
 		case place == auxSequence: // in memory mode, or the journal failed
 			f.moveRead(t, v.hold, to, part)
@@ -359,9 +358,9 @@ func (f *foreign) move(t *Topic, v *view, refs []block.Ref) {
 		case place == auxJournal && v.onward != nil:
 			batch := b.journal.Batch()
 			batch.Move(v.hold.journal, v.onward, b.idsOf(part))
-			moved = make(chan error, 1)
-			b.journal.Submit(batch, func(err error) { moved <- err })
-			clear(room) // the journal has it for all channels
+			b.journal.Submit(batch, nil)
+			t.moves.Add(1) // before anybody has the messages
+			clear(room)    // the journal has it for all channels
 		case place == auxJournal:
 			b.finishJournaled(v.hold, part)
 		case v.onward != nil && t.durable(): // older than the mode
@@ -371,7 +370,6 @@ func (f *foreign) move(t *Topic, v *view, refs []block.Ref) {
 			clear(room)
 		}
 		if j := b.fanout(to, part, nil, room); j != nil {
-			j.moved = moved
 			t.writer.submit(*j)
 		}
 	}

@@ -23,7 +23,8 @@ type Topic struct {
 	ephemeral   bool
 	view        atomic.Pointer[view]
 	exiting     atomic.Bool
-	mode        atomic.Int32 // a Durability; memory without a journal
+	mode        atomic.Int32  // a Durability; memory without a journal
+	moves       atomic.Uint64 // submitted to the journal; see writer.awaitMoves
 	messages    atomic.Uint64
 	bytes       atomic.Uint64
 	writer      writer
