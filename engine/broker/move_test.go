@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -151,6 +152,62 @@ func TestMoveBeforeBacklog(t *testing.T) {
 				t.Errorf("of %d records that went to the backlog, %d did so before they were moved", m.written, m.early)
 			}
 		})
+	}
+}
+
+// stalling is a Waker whose first Wake, once it is armed, waits.
+type stalling struct {
+	*world
+	armed             atomic.Bool
+	stalled, released chan struct{}
+}
+
+func (s *stalling) Wake(i int) {
+	if s.armed.CompareAndSwap(true, false) {
+		close(s.stalled)
+		<-s.released
+	}
+	s.world.Wake(i)
+}
+
+// Whoever waits for foreign publishers waits for the pump too: what it has in hand is
+// the journal's already, and in no channel yet.
+func TestGraceAwaitsThePump(t *testing.T) {
+	w := newWorldWith(t, 1, 1, 100, t.TempDir(), 1, DurabilityProcess)
+	s := &stalling{world: w, stalled: make(chan struct{}), released: make(chan struct{})}
+	w.b.opts.Waker = s
+	topic, _ := w.b.Topic("t")
+	for _, name := range []string{"a", "b"} {
+		ch, err := topic.Channel(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.consumer(ch, 0, 10, func(*consumer, uint64, uint16) {}) // it starves
+	}
+	topic.SetPaused(true)
+	p := w.producer(0)
+	w.round(0, func(s *Shard) { p.publish(s, topic, 4, 0) })
+	w.settle("answer", func() bool { return !p.owed && w.quiet() })
+	s.armed.Store(true)
+	topic.SetPaused(false)
+	<-s.stalled // channel b has nothing yet
+	var over atomic.Bool
+	early := make(chan bool)
+	go func() {
+		w.b.foreign.grace()
+		early <- !over.Load()
+	}()
+	for range 20_000 { // its chance to be too early
+		runtime.Gosched()
+	}
+	over.Store(true)
+	close(s.released)
+	if <-early {
+		t.Error("the pump was not waited for")
+	}
+	w.settle("moved on", func() bool { w.drain(); return topic.view.Load().hold == nil && w.quiet() })
+	if err := w.b.Close(); err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -321,10 +321,11 @@ type foreign struct {
 	mu    sync.Mutex
 	arena *block.Arena
 	read  arenas       // of what the backlogs give back, which holds no journal back
-	views sync.RWMutex // read-held while a topic's view is used
+	views sync.RWMutex // read-held while a topic's view is used, the pump's included
 }
 
-// grace returns when no foreign publisher uses a view that was replaced before.
+// grace returns when no foreign publisher uses a view that was replaced before, and
+// what one has told the journal of is where it belongs.
 func (f *foreign) grace() {
 	f.views.Lock()
 	defer f.views.Unlock()
@@ -342,6 +343,8 @@ func newForeign(b *Broker) *foreign {
 // channels, and ends for the hold queue when that is done.
 func (f *foreign) move(t *Topic, v *view, refs []block.Ref) {
 	b, to := f.b, &view{channels: v.channels}
+	f.views.RLock()
+	defer f.views.RUnlock()
 	for len(refs) > 0 {
 		n, place := 1, refs[0].Aux&(auxSequence|auxJournal)
 		for n < len(refs) && refs[n].Aux&(auxSequence|auxJournal) == place {
