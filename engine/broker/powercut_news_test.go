@@ -158,7 +158,7 @@ func (n *newsCut) cut(number int) (wrong string) {
 		n.fatal("%v", err)
 	}
 	o := &newsCut{world: &world{t: n.t, seed: n.seed, rng: n.rng, now: n.now, woken: make([]bool, 1), calls: make([][]func(), 1)}}
-	o.b = New(o.options(dir, nil), n.b.ids.next.Load())
+	o.b = New(o.options(dir, unsynced{mmapqueue.OS}), n.b.ids.next.Load())
 	o.b.shards[0].Start(o.now, o.now+wallOffset, func(uint32) {})
 	o.open(n.saved)
 	o.settle("recovered", o.quiet)
