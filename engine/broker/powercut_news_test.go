@@ -204,6 +204,16 @@ func newsCuts(t *testing.T, seed uint64, cuts int, faults faultfs.Faults) (wrong
 // TestLongPowerCutsNews cuts it often.
 func TestPowerCutsNews(t *testing.T) { manyNewsCuts(t, 0, 3, 8) }
 
+// With these seeds a cut has brought back what a channel had inherited, or a topic had
+// let go, under its old name in the backlog.
+func TestPowerCutsNames(t *testing.T) {
+	for _, seed := range []uint64{11, 20, 21} {
+		if wrong := newsCuts(t, seed, 5, faultfs.Faults{}); wrong != "" {
+			t.Error(wrong)
+		}
+	}
+}
+
 func manyNewsCuts(t *testing.T, first, seeds uint64, cuts int) {
 	for seed := first; seed < first+seeds; seed++ {
 		if wrong := newsCuts(t, seed, cuts, faultfs.Faults{}); wrong != "" {

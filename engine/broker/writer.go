@@ -257,6 +257,18 @@ func (w *writer) sync() error {
 	return w.log.Sync()
 }
 
+// named makes durable what the backlog was told of its cursors' names, if that is the
+// mode: the journal's births and deaths are, and under an old name another queue would
+// have the messages. It runs in the order of the writer.
+func (w *writer) named() {
+	if w.log == nil {
+		return
+	}
+	if err := w.sync(); err != nil {
+		w.b.diskFailed(err)
+	}
+}
+
 // awaitMoves returns when the journal has said whose the messages are that the topic
 // has given to its channels: until then it has them where they come from.
 func (w *writer) awaitMoves() error {
