@@ -196,7 +196,7 @@ func (b *Broker) newTopic(name, dir string) *Topic {
 		t.mode.Store(int32(d))
 		b.durable(d)
 	}
-	t.writer.init(b, dir, &t.mode)
+	t.writer.init(t, dir)
 	t.locals = make([]topicLocal, len(b.shards))
 	t.setView(&view{hold: t.newQueue("")})
 	return t

@@ -149,7 +149,12 @@ func (c *Channel) end() {
 	}
 	b.foreign.grace()
 	// Nobody uses the old view any more.
-	c.topic.writer.inOrder(func(*mmapqueue.Backlog) { c.q.end(b) })
+	c.topic.writer.inOrder(func(*mmapqueue.Backlog) {
+		c.q.end(b)
+		if !c.q.ephemeral {
+			c.topic.writer.named()
+		}
+	})
 }
 
 // end drops what a queue holds, its cursor included, and makes it dead. It runs

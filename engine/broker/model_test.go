@@ -153,12 +153,20 @@ func newWorldClosedOn(t *testing.T, seed uint64, shards, mem int, dir string, ma
 	for _, s := range w.b.shards {
 		s.Start(w.now, w.now+wallOffset, func(uint32) {})
 	}
-	t.Cleanup(func() { // or a writer or a late sync makes files in a directory that is being removed
+	t.Cleanup(func() { // or somebody makes files in a directory that is being removed
+		if t.Failed() || w.b.closing.Swap(true) {
+			return // after a clean stop nobody does
+		}
+		close(w.b.closed)
+		w.b.helpers.Wait()
 		for _, topic := range w.b.Topics() {
 			topic.writer.wait()
 			if log := topic.writer.log; log != nil {
-				_ = log.Close() // ErrClosed after a clean stop
+				_ = log.Close()
 			}
+		}
+		if w.b.journal != nil {
+			_ = w.b.journal.Close()
 		}
 	})
 	return w
@@ -852,7 +860,7 @@ func runModel(t *testing.T, seed uint64, mem int, d Durability) {
 				if w.b.journal != nil {
 					w.crashed(dir)
 				}
-				if d == DurabilityMemory && !moded {
+				if (w.b.journal == nil || w.b.opts.Durability == DurabilityMemory) && !moded {
 					w.crashedInMemory(topic, dir)
 				}
 			}

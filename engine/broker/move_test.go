@@ -4,8 +4,10 @@ import (
 	"encoding/binary"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/zsqio/zsq/internal/faultfs"
 	"github.com/zsqio/zsq/mmapqueue"
@@ -17,6 +19,7 @@ type moves struct {
 	mu       sync.Mutex
 	watching bool
 	moved    map[uint64]bool
+	slow     int // rounds through the scheduler before the next write of moves; the journal's
 	early    int // records that were
 	written  int
 }
@@ -70,8 +73,11 @@ func (m *moves) journal(b []byte, do func()) {
 			ids = append(ids, binary.LittleEndian.Uint64(body))
 		}
 	})
-	for range 500 * min(1, len(ids)) { // the writer's chance to be too early
-		runtime.Gosched()
+	if len(ids) > 0 { // the writer's chance to be too early
+		for range m.slow {
+			runtime.Gosched()
+		}
+		m.slow = 500
 	}
 	do()
 	m.mu.Lock()
@@ -97,31 +103,111 @@ func (m *moves) backlog(b []byte, do func()) {
 }
 
 // What a topic has held back is written to its channels' backlogs when the journal
-// says that they have it, not before: a crash in between would bring it twice.
+// says that they have it, not before: a crash in between would bring it twice. That is
+// so for what does not fit into their memory, for what was mixed with deferred messages
+// and for what leaves the memory later.
 func TestMoveBeforeBacklog(t *testing.T) {
-	m := &moves{moved: map[uint64]bool{}}
-	w := newWorldOn(t, 1, 1, 5, t.TempDir(), 1, DurabilityProcess, watchedFS{mmapqueue.OS, m.journal}, watchedFS{mmapqueue.OS, m.backlog})
+	for name, x := range map[string]struct {
+		mem, deferred, drains, least int
+	}{
+		"overflow": {mem: 5, least: 50},
+		"deferred": {mem: 5, deferred: 1, least: 50},
+		"drained":  {mem: 1000, drains: 1, least: 200},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := &moves{moved: map[uint64]bool{}, slow: 20_000}
+			w := newWorldOn(t, 1, 1, x.mem, t.TempDir(), 1, DurabilityProcess, watchedFS{mmapqueue.OS, m.journal}, watchedFS{mmapqueue.OS, m.backlog})
+			topic, _ := w.b.Topic("t")
+			for _, name := range []string{"a", "b", "c"} {
+				if _, err := topic.Channel(name); err != nil {
+					t.Fatal(err)
+				}
+			}
+			topic.SetPaused(true)
+			p := w.producer(0)
+			for range 20 {
+				w.round(0, func(s *Shard) {
+					p.publish(s, topic, 2, 0)
+					p.publish(s, topic, x.deferred, w.now+int64(time.Hour))
+					p.publish(s, topic, 2, 0)
+				})
+				w.settle("answer", func() bool { return !p.owed && w.quiet() })
+			}
+			m.mu.Lock()
+			m.watching = true
+			m.mu.Unlock()
+			topic.SetPaused(false)
+			for range x.drains {
+				for _, c := range topic.Channels() {
+					w.settle("moved on", func() bool { return c.q.ring.Len() > 0 })
+					w.blocking("drain", func() {
+						topic.writer.inOrder(func(*mmapqueue.Backlog) { topic.drain(c.q) })
+					})
+				}
+			}
+			w.settle("moved on", func() bool { return topic.view.Load().hold == nil && w.quiet() })
+			m.mu.Lock()
+			defer m.mu.Unlock()
+			if m.written < x.least || m.early > 0 {
+				t.Errorf("of %d records that went to the backlog, %d did so before they were moved", m.written, m.early)
+			}
+		})
+	}
+}
+
+// stalling is a Waker whose first Wake, once it is armed, waits.
+type stalling struct {
+	*world
+	armed             atomic.Bool
+	stalled, released chan struct{}
+}
+
+func (s *stalling) Wake(i int) {
+	if s.armed.CompareAndSwap(true, false) {
+		close(s.stalled)
+		<-s.released
+	}
+	s.world.Wake(i)
+}
+
+// Whoever waits for foreign publishers waits for the pump too: what it has in hand is
+// the journal's already, and in no channel yet.
+func TestGraceAwaitsThePump(t *testing.T) {
+	w := newWorldWith(t, 1, 1, 100, t.TempDir(), 1, DurabilityProcess)
+	s := &stalling{world: w, stalled: make(chan struct{}), released: make(chan struct{})}
+	w.b.opts.Waker = s
 	topic, _ := w.b.Topic("t")
-	for _, name := range []string{"a", "b", "c"} {
-		if _, err := topic.Channel(name); err != nil {
+	for _, name := range []string{"a", "b"} {
+		ch, err := topic.Channel(name)
+		if err != nil {
 			t.Fatal(err)
 		}
+		w.consumer(ch, 0, 10, func(*consumer, uint64, uint16) {}) // it starves
 	}
 	topic.SetPaused(true)
 	p := w.producer(0)
-	for range 20 {
-		w.round(0, func(s *Shard) { p.publish(s, topic, 4, 0) })
-		w.settle("answer", func() bool { return !p.owed && w.quiet() })
-	}
-	m.mu.Lock()
-	m.watching = true
-	m.mu.Unlock()
+	w.round(0, func(s *Shard) { p.publish(s, topic, 4, 0) })
+	w.settle("answer", func() bool { return !p.owed && w.quiet() })
+	s.armed.Store(true)
 	topic.SetPaused(false)
-	w.settle("moved on", func() bool { return topic.view.Load().hold == nil && w.quiet() })
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.written < 50 || m.early > 0 {
-		t.Errorf("of %d records that went to the backlog, %d did so before they were moved", m.written, m.early)
+	<-s.stalled // channel b has nothing yet
+	var over atomic.Bool
+	early := make(chan bool)
+	go func() {
+		w.b.foreign.grace()
+		early <- !over.Load()
+	}()
+	for range 20_000 { // its chance to be too early
+		runtime.Gosched()
+	}
+	over.Store(true)
+	close(s.released)
+	if <-early {
+		t.Error("the pump was not waited for")
+	}
+	w.settle("moved on", func() bool { w.drain(); return topic.view.Load().hold == nil && w.quiet() })
+	if err := w.b.Close(); err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -259,6 +259,11 @@ func (b *Broker) SetDurability(t *Topic, d Durability) error {
 		return ErrTopicNotFound
 	}
 	b.durable(d)
+	if d >= DurabilityProcess {
+		for _, q := range t.allQueues() {
+			q.known.Store(q.journal != nil) // or a queue that is renamed would be its old self for the journal
+		}
+	}
 	t.mode.Store(int32(d))
 	v := *t.view.Load()
 	t.setView(&v)

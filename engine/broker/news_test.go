@@ -118,6 +118,46 @@ func TestSetDurability(t *testing.T) {
 	}
 }
 
+// What a topic has kept since it was given another durability is for the channel that
+// inherits it, through a crash, and not for one that comes later.
+func TestInheritedBehindSetDurability(t *testing.T) {
+	dir := t.TempDir()
+	w := newWorldClosed(t, 1, 1, 10, dir, 1, DurabilityMemory)
+	w.open(nil)
+	p := w.producer(0)
+	topic, err := w.b.Topic("t")
+	if err != nil {
+		t.Fatal(err)
+	}
+	set := func(d Durability) {
+		t.Helper()
+		w.blocking("set", func() {
+			if err := w.b.SetDurability(topic, d); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	set(DurabilityProcess)
+	w.round(0, func(s *Shard) { p.publish(s, topic, 5, 0) })
+	w.settle("answer", func() bool { return !p.owed && w.quiet() })
+	for _, name := range []string{"heir", "late"} {
+		if _, err := topic.Channel(name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.settle("standing still", w.quiet)
+	w.crashed(dir)
+	fleeting, err := topic.Channel("fleeting#ephemeral") // of which the journal knows nothing
+	if err != nil {
+		t.Fatal(err)
+	}
+	set(DurabilityDisk)
+	w.empty(fleeting)
+	if err := w.b.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // A topic keeps its own durability however far the journal has rolled on, and
 // through a clean stop.
 func TestDurabilityStays(t *testing.T) {

@@ -158,7 +158,7 @@ func (n *newsCut) cut(number int) (wrong string) {
 		n.fatal("%v", err)
 	}
 	o := &newsCut{world: &world{t: n.t, seed: n.seed, rng: n.rng, now: n.now, woken: make([]bool, 1), calls: make([][]func(), 1)}}
-	o.b = New(o.options(dir, nil), n.b.ids.next.Load())
+	o.b = New(o.options(dir, unsynced{mmapqueue.OS}), n.b.ids.next.Load())
 	o.b.shards[0].Start(o.now, o.now+wallOffset, func(uint32) {})
 	o.open(n.saved)
 	o.settle("recovered", o.quiet)
@@ -203,6 +203,16 @@ func newsCuts(t *testing.T, seed uint64, cuts int, faults faultfs.Faults) (wrong
 // the power from the answer on, and with them all messages that were accepted since.
 // TestLongPowerCutsNews cuts it often.
 func TestPowerCutsNews(t *testing.T) { manyNewsCuts(t, 0, 3, 8) }
+
+// With these seeds a cut has brought back what a channel had inherited, or a topic had
+// let go, under its old name in the backlog.
+func TestPowerCutsNames(t *testing.T) {
+	for _, seed := range []uint64{11, 20, 21} {
+		if wrong := newsCuts(t, seed, 5, faultfs.Faults{}); wrong != "" {
+			t.Error(wrong)
+		}
+	}
+}
 
 func manyNewsCuts(t *testing.T, first, seeds uint64, cuts int) {
 	for seed := first; seed < first+seeds; seed++ {

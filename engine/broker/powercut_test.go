@@ -220,8 +220,8 @@ func (c *cutWorld) after(dir string) map[string]map[uint64]bool {
 	w.b = New(Options{
 		Shards: 1, MemQueueSize: 50, DataPath: dir, MaxMsgTimeout: int64(time.Hour),
 		Durability: DurabilityDisk, Wall: func() int64 { return w.now + wallOffset }, Waker: w,
-		Log:     mmapqueue.Options{SyncEvery: -1, SyncTimeout: -1, Logf: logf},
-		Journal: mmapqueue.JournalOptions{SegmentBytes: 32 << 10, Logf: logf}, JournalBudget: 128 << 10,
+		Log:     mmapqueue.Options{SyncEvery: -1, SyncTimeout: -1, Logf: logf, FS: unsynced{mmapqueue.OS}},
+		Journal: mmapqueue.JournalOptions{SegmentBytes: 32 << 10, Logf: logf, FS: unsynced{mmapqueue.OS}}, JournalBudget: 128 << 10,
 	}, c.b.ids.next.Load())
 	w.b.shards[0].Start(w.now, w.now+wallOffset, func(uint32) {})
 	if err := w.b.Open(); err != nil {

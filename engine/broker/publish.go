@@ -321,10 +321,11 @@ type foreign struct {
 	mu    sync.Mutex
 	arena *block.Arena
 	read  arenas       // of what the backlogs give back, which holds no journal back
-	views sync.RWMutex // read-held while a topic's view is used
+	views sync.RWMutex // read-held while a topic's view is used, the pump's included
 }
 
-// grace returns when no foreign publisher uses a view that was replaced before.
+// grace returns when no foreign publisher uses a view that was replaced before, and
+// what one has told the journal of is where it belongs.
 func (f *foreign) grace() {
 	f.views.Lock()
 	defer f.views.Unlock()
@@ -342,6 +343,8 @@ func newForeign(b *Broker) *foreign {
 // channels, and ends for the hold queue when that is done.
 func (f *foreign) move(t *Topic, v *view, refs []block.Ref) {
 	b, to := f.b, &view{channels: v.channels}
+	f.views.RLock()
+	defer f.views.RUnlock()
 	for len(refs) > 0 {
 		n, place := 1, refs[0].Aux&(auxSequence|auxJournal)
 		for n < len(refs) && refs[n].Aux&(auxSequence|auxJournal) == place {
@@ -350,7 +353,6 @@ func (f *foreign) move(t *Topic, v *view, refs []block.Ref) {
 		part := refs[:n]
 		refs = refs[n:]
 		room := to.decide(nil, b.memory())
-		var moved chan error
 		switch {
 		case place == auxSequence: // in memory mode, or the journal failed
 			f.moveRead(t, v.hold, to, part)
@@ -359,9 +361,9 @@ func (f *foreign) move(t *Topic, v *view, refs []block.Ref) {
 		case place == auxJournal && v.onward != nil:
 			batch := b.journal.Batch()
 			batch.Move(v.hold.journal, v.onward, b.idsOf(part))
-			moved = make(chan error, 1)
-			b.journal.Submit(batch, func(err error) { moved <- err })
-			clear(room) // the journal has it for all channels
+			b.journal.Submit(batch, nil)
+			t.moves.Add(1) // before anybody has the messages
+			clear(room)    // the journal has it for all channels
 		case place == auxJournal:
 			b.finishJournaled(v.hold, part)
 		case v.onward != nil && t.durable(): // older than the mode
@@ -371,7 +373,6 @@ func (f *foreign) move(t *Topic, v *view, refs []block.Ref) {
 			clear(room)
 		}
 		if j := b.fanout(to, part, nil, room); j != nil {
-			j.moved = moved
 			t.writer.submit(*j)
 		}
 	}

@@ -230,6 +230,9 @@ func (b *Broker) Close() error {
 		t.writer.wait()
 	}
 	b.helpers.Wait()
+	if b.journal != nil {
+		_ = b.journal.Flush() // it says whose the messages are before they are saved: see writer.awaitMoves
+	}
 	b.writeMail()
 	held := b.held()
 	topics := b.topics.all()

@@ -23,7 +23,8 @@ type Topic struct {
 	ephemeral   bool
 	view        atomic.Pointer[view]
 	exiting     atomic.Bool
-	mode        atomic.Int32 // a Durability; memory without a journal
+	mode        atomic.Int32  // a Durability; memory without a journal
+	moves       atomic.Uint64 // submitted to the journal; see writer.awaitMoves
 	messages    atomic.Uint64
 	bytes       atomic.Uint64
 	writer      writer
@@ -152,7 +153,10 @@ func (t *Topic) Channel(name string) (*Channel, error) {
 			t.b.renamed(c.q)
 		}
 		if !t.ephemeral {
-			t.writer.submit(job{run: func(*mmapqueue.Backlog) { c.q.rename(t.b, name) }})
+			t.writer.submit(job{run: func(*mmapqueue.Backlog) {
+				c.q.rename(t.b, name)
+				t.writer.named()
+			}})
 		}
 	} else {
 		c.q = t.newQueue(name)
@@ -266,7 +270,10 @@ func (t *Topic) closeGateLocked() bool {
 		// The next hold queue's cursor has the same name: two queues must not
 		// read one cursor. Behind the gate is nobody, and the next hold queue's
 		// batches come later.
-		t.writer.submit(job{run: func(*mmapqueue.Backlog) { hold.end(t.b) }})
+		t.writer.submit(job{run: func(*mmapqueue.Backlog) {
+			hold.end(t.b)
+			t.writer.named()
+		}})
 	} else {
 		t.b.end(hold)
 	}

@@ -17,7 +17,6 @@ type job struct {
 	want    []want
 	due     []int64                      // wall ns, or nil: deferred messages being saved
 	from    *queue                       // whose backlog the messages with a sequence come from; nil: each queue's own
-	moved   chan error                   // the journal's answer to a move, to be waited for; nil: there was none
 	after   func()                       // called at the end; may be nil
 	done    *ticket                      // nil: nobody waits
 	adopted bool                         // what has a sequence was put into the journal as well
@@ -62,8 +61,8 @@ func (t *ticket) journalWritten(err error) {
 // is something to write.
 type writer struct {
 	b       *Broker
+	topic   *Topic
 	dir     string
-	mode    *atomic.Int32 // the topic's
 	mu      sync.Mutex
 	idle    sync.Cond
 	jobs    []job
@@ -73,10 +72,11 @@ type writer struct {
 	log     *mmapqueue.Backlog                // writer goroutine only, once running
 	opened  atomic.Pointer[mmapqueue.Backlog] // the same, for whoever asks for its figures
 	written []*job                            // written in this turn and not settled
+	moves   uint64                            // of the topic's, those that the journal has; writer goroutine only
 }
 
-func (w *writer) init(b *Broker, dir string, mode *atomic.Int32) {
-	w.b, w.dir, w.mode = b, dir, mode
+func (w *writer) init(t *Topic, dir string) {
+	w.b, w.topic, w.dir = t.b, t, dir
 	w.idle.L = &w.mu
 }
 
@@ -211,9 +211,8 @@ func (w *writer) replace(j *job) {
 		w.b.diskFailed(err)
 		err = nil
 	}
-	if err == nil && j.moved != nil {
-		// Until then the journal has the messages where they come from.
-		err = <-j.moved
+	if err == nil && j.from == nil {
+		err = w.awaitMoves()
 	}
 	if err != nil {
 		w.b.diskFailed(err)
@@ -252,10 +251,36 @@ func (w *writer) replace(j *job) {
 
 // sync makes what was written durable, if that is the mode.
 func (w *writer) sync() error {
-	if w.mode.Load() < int32(DurabilityDisk) {
+	if !w.topic.syncs() {
 		return nil
 	}
 	return w.log.Sync()
+}
+
+// named makes durable what the backlog was told of its cursors' names, if that is the
+// mode: the journal's births and deaths are, and under an old name another queue would
+// have the messages. It runs in the order of the writer.
+func (w *writer) named() {
+	if w.log == nil {
+		return
+	}
+	if err := w.sync(); err != nil {
+		w.b.diskFailed(err)
+	}
+}
+
+// awaitMoves returns when the journal has said whose the messages are that the topic
+// has given to its channels: until then it has them where they come from.
+func (w *writer) awaitMoves() error {
+	moves := w.topic.moves.Load()
+	if moves == w.moves {
+		return nil
+	}
+	err := w.topic.settle()
+	if err == nil {
+		w.moves = moves
+	}
+	return err
 }
 
 func (w *writer) settleAll() {
