@@ -291,6 +291,8 @@ func (b *Backlog) Close() error {
 	if err := b.wrapUp(); err != nil {
 		return err
 	}
+	b.syncing.Lock()
+	defer b.syncing.Unlock()
 	return b.sync()
 }
 

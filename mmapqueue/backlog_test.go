@@ -134,17 +134,26 @@ func ids(recs []mmapqueue.Record) (out []uint64) {
 func clone(t testing.TB, dir string) string {
 	t.Helper()
 	to := filepath.Join(t.TempDir(), "log")
-	if _, err := os.Stat(dir); err != nil {
-		return to
-	}
-	err := os.CopyFS(to, os.DirFS(dir))
-	for errors.Is(err, fs.ErrNotExist) {
+	cloneTo(t, to, dir)
+	return to
+}
+
+// cloneTo copies the files under a directory, if it is there, to another one, which
+// it makes.
+func cloneTo(t testing.TB, to, from string) {
+	t.Helper()
+	for {
+		if _, err := os.Stat(from); err != nil {
+			return
+		}
+		err := os.CopyFS(to, os.DirFS(from))
+		if !errors.Is(err, fs.ErrNotExist) {
+			must(t, err)
+			return
+		}
 		// A background sync has renamed the cursor file meanwhile.
 		must(t, os.RemoveAll(to))
-		err = os.CopyFS(to, os.DirFS(dir))
 	}
-	must(t, err)
-	return to
 }
 
 func segments(t testing.TB, dir string) []string {
@@ -599,7 +608,7 @@ func TestFailedSync(t *testing.T) {
 // TestOneWriteABatch shows that a batch costs one system call.
 func TestOneWriteABatch(t *testing.T) {
 	files := faultfs.New()
-	b := mustOpen(t, filepath.Join(t.TempDir(), "log"), mmapqueue.Options{SegmentBytesMin: 1 << 20, FS: files})
+	b := mustOpen(t, filepath.Join(t.TempDir(), "log"), mmapqueue.Options{SegmentBytesMin: 1 << 20, SyncEvery: -1, SyncTimeout: -1, FS: files})
 	defer b.Remove()
 	must(t, b.Append(publish(1, 1)))
 	files.Counts()

@@ -69,6 +69,10 @@ func (b *Backlog) TimerRan() bool {
 	return true
 }
 
+// Slot returns how many files were made in this run and are being made, if there were
+// none before it. The writer must have nothing to do.
+func (j *Journal) Slot() uint64 { return j.slot }
+
 // Spares returns how many segments wait to be used.
 func (j *Journal) Spares() int {
 	j.mu.Lock()

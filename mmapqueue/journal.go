@@ -193,8 +193,9 @@ func (j *Journal) Start() {
 	if err := j.bell.open(); err != nil {
 		j.o.Logf("mmapqueue: journal: %v; the writer looks for work now and then", err)
 	}
-	j.ended.Go(j.run)
-	if len(j.segments) > 0 { // or there is nothing to end, and no file needs to be made
+	replayed := len(j.segments) > 0 // or there is nothing to end, and no file needs to be made
+	j.ended.Go(j.run)               // which begins segments of its own if something was submitted before
+	if replayed {
 		j.Submit(j.start(), nil)
 	}
 }

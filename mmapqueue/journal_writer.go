@@ -119,20 +119,23 @@ func (j *Journal) probe() {
 	time.AfterFunc(probeEvery, func() {
 		j.probing.Store(false)
 		j.mu.Lock()
-		stopping := j.stopping
+		if j.stopping {
+			j.mu.Unlock()
+			return
+		}
+		j.ended.Add(1) // Close waits for it
 		j.mu.Unlock()
-		if n := j.refused.Load(); !stopping && n > 0 {
+		defer j.ended.Done()
+		if n := j.refused.Load(); n > 0 {
 			if probe(j.o.FS, j.dir, n) != nil {
 				j.probe()
 				return
 			}
 			j.refused.CompareAndSwap(n, 0)
 		}
-		if !stopping {
-			b := j.Batch()
-			b.add(&Record{Kind: kindFinish}) // of nothing
-			j.Submit(b, nil)
-		}
+		b := j.Batch()
+		b.add(&Record{Kind: kindFinish}) // of nothing
+		j.Submit(b, nil)
 	})
 }
 

@@ -142,7 +142,7 @@ func (c *Cursor) Renew() (n int, err error) {
 	if err := b.appendAnd(recs, func(s *segment, first uint64) { c.hold(s, first, old) }); err != nil {
 		return 0, err
 	}
-	if err := b.sync(); err != nil {
+	if err := b.Sync(); err != nil {
 		return 0, err // both stand there; the holder's Finish is for both
 	}
 	b.mu.Lock()

@@ -83,7 +83,9 @@ func (b *Backlog) rests() bool {
 // After an error nothing may be claimed for it; the segment at fault takes no
 // more records, and later appends go to a new one.
 func (b *Backlog) Sync() error {
-	b.mu.Lock()
+	b.syncing.Lock()
+	defer b.syncing.Unlock()
+	b.mu.Lock() // not before: whoever shuts the log waits for those that hold syncing only
 	closed := b.closed
 	b.mu.Unlock()
 	if closed {
@@ -92,9 +94,8 @@ func (b *Backlog) Sync() error {
 	return b.sync()
 }
 
+// sync is Sync, also of a log that is being closed. The caller holds syncing.
 func (b *Backlog) sync() error {
-	b.syncing.Lock()
-	defer b.syncing.Unlock()
 	b.mu.Lock()
 	todo := slices.Clone(b.unsynced)
 	sealed := len(todo)

@@ -265,7 +265,7 @@ func (l *tornLog) die() {
 		must(t, os.Remove(next))
 		must(t, os.Rename(l.root, next))
 	case 1:
-		must(t, os.CopyFS(next, os.DirFS(l.root)))
+		cloneTo(t, next, l.root)
 		must(t, l.b.Remove())
 	default:
 		must(t, l.disk.PowerCut(rng, l.root, next))
