@@ -31,6 +31,20 @@ func topicStats(t *testing.T, e *engine.Engine, topic string) httpapi.TopicStats
 	return body.Topics[0]
 }
 
+// untilStats asks /stats for a topic until it is as it should be in the end.
+func untilStats(t *testing.T, e *engine.Engine, topic string, ok func(s httpapi.TopicStats) bool) {
+	t.Helper()
+	for end := time.Now().Add(patience); ; {
+		s := topicStats(t, e, topic)
+		if ok(s) {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("the figures stay at %+v", s)
+		}
+	}
+}
+
 // TestFollowAPub takes one message through all its stops: PUB, the topic's
 // queue, the channel's first consumer, TOUCH, REQ, the second delivery, FIN.
 func TestFollowAPub(t *testing.T) {
