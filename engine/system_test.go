@@ -11,3 +11,6 @@ import (
 func NewOn(disk mmapqueue.FS, wall func() time.Time, o *Options, logOut io.Writer) (*Engine, error) {
 	return newOn(system{disk, wall}, o, logOut)
 }
+
+// CertificatesChanged reports what a look at the TLS files now and then would find.
+func (e *Engine) CertificatesChanged() bool { return e.certs.changed() }
