@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	stdlog "log"
+	"math"
 	"net"
 	"net/http"
 	"os"
@@ -77,6 +78,27 @@ type system struct {
 	disk mmapqueue.FS // of the queues and the journal; nil: the system's
 	wall func() time.Time
 }
+
+// wallBase returns how far the wall clock is ahead of netloop's. A thread may lose its
+// processor between the readings of the two, so one is read on both sides of the other,
+// and the closest of some tries counts.
+func (s *system) wallBase() (base int64) {
+	closest := int64(math.MaxInt64)
+	before := netloop.Now()
+	for tries := 0; tries < 4 && closest > wallCloseEnough; tries++ {
+		wall := s.wall().UnixNano()
+		after := netloop.Now()
+		if apart := after - before; apart < closest {
+			closest, base = apart, wall-before-apart/2
+		}
+		before = after
+	}
+	return base
+}
+
+// wallCloseEnough is what lies between the readings, in ns, on a thread that keeps its
+// processor.
+const wallCloseEnough = int64(10 * time.Microsecond)
 
 func newOn(sys system, o *Options, logOut io.Writer) (_ *Engine, err error) {
 	e := &Engine{opts: o, system: sys, log: newLogger(logOut, o.LogPrefix, o.LogFormat, o.LogLevel), started: time.Now(), httpError: make(chan error, 2), stopped: make(chan struct{})}
@@ -209,7 +231,7 @@ func (e *Engine) openBroker() error {
 		h := e.handlers[i]
 		h.loop, h.shard = l, e.broker.Shard(i)
 		now := netloop.Now()
-		h.wallBase = e.system.wall().UnixNano() - now
+		h.wallBase = e.system.wallBase()
 		h.shard.Start(now, now+h.wallBase, h.onTimer)
 	}
 	if err := e.broker.Open(); err != nil {
