@@ -12,5 +12,12 @@ func NewOn(disk mmapqueue.FS, wall func() time.Time, o *Options, logOut io.Write
 	return newOn(system{disk, wall}, o, logOut)
 }
 
+// OnLoop runs f on the only loop, which does nothing else meanwhile, and waits for it.
+func (e *Engine) OnLoop(f func()) {
+	done := make(chan struct{})
+	e.group.Loops()[0].Do(func() { f(); close(done) })
+	<-done
+}
+
 // CertificatesChanged reports what a look at the TLS files now and then would find.
 func (e *Engine) CertificatesChanged() bool { return e.certs.changed() }
