@@ -59,7 +59,7 @@ func TestEndToEndLatency(t *testing.T) {
 	finish(t, e, "t", "a", 4)
 	finish(t, e, "t", "b", 4)
 	s := topicStats(t, e, "t")
-	limit := float64(time.Since(began))
+	limit := float64(time.Since(began)) * 65 / 64 // percentiles are as exact as that
 	for _, e2e := range []struct {
 		count int
 		of    any
