@@ -62,14 +62,14 @@ type Engine struct {
 	httpError chan error
 }
 
-// shutdownFlush bounds how long a stop waits for clients to take what is in
-// their connections' output, those over HTTP first.
+// shutdownFlush bounds how long a stop waits for clients over HTTP, and then once more
+// for those over TCP to take what is in their connections' output.
 const shutdownFlush = time.Second
 
 // New opens the data path, brings back what an earlier run left and listens.
 // Nothing is served before Start. logOut gets the log, through a logbuf.Buffer.
 func New(o *Options, logOut io.Writer) (*Engine, error) {
-	return newOn(system{wall: time.Now}, o, logOut)
+	return newOn(system{wall: time.Now, flushHTTP: shutdownFlush, flushTCP: shutdownFlush}, o, logOut)
 }
 
 // system is what a daemon has of the machine. Tests put others here, to show that
@@ -77,6 +77,8 @@ func New(o *Options, logOut io.Writer) (*Engine, error) {
 type system struct {
 	disk mmapqueue.FS // of the queues and the journal; nil: the system's
 	wall func() time.Time
+
+	flushHTTP, flushTCP time.Duration // how long a stop waits for clients
 }
 
 // wallBase returns how far the wall clock is ahead of netloop's. A thread may lose its
@@ -376,7 +378,7 @@ func (e *Engine) Shutdown() error {
 		e.statsd.Stop()
 	}
 	e.helpers.Wait() // they wait for loops, which still run
-	ctx, cancel := context.WithTimeout(context.Background(), shutdownFlush)
+	ctx, cancel := context.WithTimeout(context.Background(), e.system.flushTCP)
 	defer cancel()
 	if err := e.group.Shutdown(ctx); err != nil {
 		e.log.printf(LogWarn, "some clients did not take their last bytes: %v", err)
@@ -401,7 +403,7 @@ func (e *Engine) Shutdown() error {
 // stopServers ends HTTP. A client that is slow there takes none of the time that
 // those over TCP have.
 func (e *Engine) stopServers() {
-	ctx, cancel := context.WithTimeout(context.Background(), shutdownFlush)
+	ctx, cancel := context.WithTimeout(context.Background(), e.system.flushHTTP)
 	defer cancel()
 	for _, s := range e.servers {
 		if s.Shutdown(ctx) != nil {
