@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -18,20 +19,22 @@ import (
 	"github.com/zsqio/zsq/internal/wire"
 )
 
-// An authServer answers a question with what the test sends to answers, and
-// "" with an error. Its questions come from asked.
+// An authServer answers a question about a secret with what the test has for it,
+// and "" with an error. Its questions come from asked.
 type authServer struct {
 	*httptest.Server
-	asked   chan string
-	answers chan string
+	asked chan string
+
+	mu      sync.Mutex
+	answers map[string]chan string // by secret
 }
 
 func newAuthServer(t *testing.T) *authServer {
-	a := &authServer{asked: make(chan string, 100), answers: make(chan string, 100)}
+	a := &authServer{asked: make(chan string, 100), answers: map[string]chan string{}}
 	a.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		a.asked <- r.URL.RequestURI()
 		select {
-		case text := <-a.answers:
+		case text := <-a.answersTo(r.URL.Query().Get("secret")):
 			if text == "" {
 				http.Error(w, "no", http.StatusInternalServerError)
 			}
@@ -50,9 +53,18 @@ func (a *authServer) start(t *testing.T) *engine.Engine {
 	return start(t, o)
 }
 
-// allow answers the next question with one authorization.
-func (a *authServer) allow(ttl int, topic, channel, permission string) {
-	a.answers <- fmt.Sprintf(`{"ttl":%d,"identity":"me","identity_url":"u","authorizations":[{"topic":%q,"channels":[%q],"permissions":[%q]}]}`,
+func (a *authServer) answersTo(secret string) chan string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.answers[secret] == nil {
+		a.answers[secret] = make(chan string, 100)
+	}
+	return a.answers[secret]
+}
+
+// allow answers the secret's next question with one authorization.
+func (a *authServer) allow(secret string, ttl int, topic, channel, permission string) {
+	a.answersTo(secret) <- fmt.Sprintf(`{"ttl":%d,"identity":"me","identity_url":"u","authorizations":[{"topic":%q,"channels":[%q],"permissions":[%q]}]}`,
 		ttl, topic, channel, permission)
 }
 
@@ -88,26 +100,26 @@ func TestAuth(t *testing.T) {
 	f("MPUB t\n", "E_AUTH_FIRST AUTH required before MPUB") // before its body
 	f("PUB t\n"+size(0), "E_BAD_MESSAGE PUB invalid message body size 0")
 
-	a.answers <- ""
+	a.answersTo("x") <- ""
 	f(auth("x"), "E_AUTH_FAILED AUTH failed")
-	a.answers <- `{"ttl":0}`
+	a.answersTo("x") <- `{"ttl":0}`
 	f(auth("x"), "E_AUTH_FAILED AUTH failed")
-	a.answers <- `{"ttl":1}`
+	a.answersTo("x") <- `{"ttl":1}`
 	f(auth("x"), "E_UNAUTHORIZED AUTH no authorizations found")
-	a.allow(60, "t", ".*", "publish")
+	a.allow("x", 60, "t", ".*", "publish")
 	f(auth("x")+auth("x"), authed, "E_INVALID AUTH already set")
 
 	// Commands behind AUTH wait for its answer and are carried out in order.
-	a.allow(60, "^t$", ".*", "publish")
+	a.allow("x", 60, "^t$", ".*", "publish")
 	f(auth("x")+pub("t", "1")+mpub("t", "2")+pub("t", "3")+pub("u", "4"), authed, "OK", "OK", "OK", denied("PUB", "u", ""))
-	a.allow(60, "^t$", ".*", "publish")
+	a.allow("x", 60, "^t$", ".*", "publish")
 	f(auth("x")+"MPUB u\n", authed, denied("MPUB", "u", ""))
-	a.allow(60, "^t$", "^c$", "publish")
+	a.allow("x", 60, "^t$", "^c$", "publish")
 	f(auth("x")+pub("t", "1"), authed, denied("PUB", "t", "")) // no channel pattern matches nothing
-	a.allow(60, "^t$", "^c$", "subscribe")
+	a.allow("x", 60, "^t$", "^c$", "subscribe")
 	f(auth("x")+sub("t", "d"), authed, denied("SUB", "t", "d"))
 
-	a.allow(60, "^t$", "^c$", "subscribe")
+	a.allow("x", 60, "^t$", "^c$", "subscribe")
 	c := greet(t, e, auth("x")+sub("t", "c")+"RDY 5\n")
 	c.want(authed, "OK", "message 1", "message 2", "message 3")
 	s := topicStats(t, e, "t").Channels[0].Clients[0]
@@ -124,7 +136,7 @@ func TestAuthQuestion(t *testing.T) {
 	if got := c.next(); !strings.Contains(got, `"auth_required":true`) {
 		t.Errorf("got %s", got)
 	}
-	a.allow(1, ".", ".", "publish")
+	a.allow("s3cret&x=1", 1, ".", ".", "publish")
 	c.send(auth("s3cret&x=1"))
 	c.want(authed)
 	if q := a.question(t); q != "/auth?common_name=&remote_ip=127.0.0.1&secret=s3cret%26x%3D1&tls=false" {
@@ -149,12 +161,12 @@ func TestAuthRefresh(t *testing.T) {
 		c = a.untilRefreshed(t, e)
 	}
 	// The answer has not come: publishes are taken until the time is over.
-	a.allow(3600, "^t$", ".*", "publish")
+	a.allow("x", 3600, "^t$", ".*", "publish")
 	c.send(pub("t", "x"))
 	c.want("OK")
 
 	// Another client has let its permissions end.
-	a.allow(1, ".*", ".*", "publish")
+	a.allow("y", 1, ".*", ".*", "publish")
 	old := greet(t, e, auth("y"))
 	old.want(authed)
 	a.question(t)
@@ -165,7 +177,7 @@ func TestAuthRefresh(t *testing.T) {
 	}
 	c.send(pub("t", "others do not wait"))
 	c.want("OK")
-	a.allow(60, "^t$", ".*", "publish")
+	a.allow("y", 60, "^t$", ".*", "publish")
 	old.want("OK", `E_UNAUTHORIZED AUTH failed for PUB on "u" ""`, ended)
 }
 
@@ -176,7 +188,7 @@ func (a *authServer) untilRefreshed(t *testing.T, e *engine.Engine) *peer {
 	t.Helper()
 	const ttl = 1 // s, the shortest that a server can give
 	over := time.Now().Add(ttl * time.Second)
-	a.allow(ttl, ".*", ".*", "publish")
+	a.allow("x", ttl, ".*", ".*", "publish")
 	c := greet(t, e, auth("x"))
 	c.want(authed)
 	a.question(t)
@@ -192,7 +204,7 @@ func (a *authServer) untilRefreshed(t *testing.T, e *engine.Engine) *peer {
 			select {
 			case got = <-answer:
 			case <-time.After(time.Until(over)):
-				a.allow(ttl, ".*", ".*", "publish")
+				a.allow("x", ttl, ".*", ".*", "publish")
 				<-answer
 				return nil
 			}
@@ -210,11 +222,11 @@ func TestAuthExpiredAndFailed(t *testing.T) {
 	t.Parallel()
 	a := newAuthServer(t)
 	e := a.start(t)
-	a.allow(1, ".*", ".*", "publish")
+	a.allow("x", 1, ".*", ".*", "publish")
 	c := greet(t, e, auth("x"))
 	c.want(authed)
 	<-time.After(time.Second)
-	a.answers <- ""
+	a.answersTo("x") <- ""
 	c.send(pub("t", "x"))
 	c.want("E_AUTH_FAILED AUTH failed", ended)
 }
@@ -226,21 +238,16 @@ func TestAuthServerHangs(t *testing.T) {
 	o := options(t)
 	o.AuthHTTPAddresses, o.HTTPClientRequestTimeout = []string{a.URL}, time.Hour
 	e := open(t, o)
-	stuck := greet(t, e, auth("x"))
+	greet(t, e, auth("x"))
 	a.question(t)
-	a.allow(60, ".*", ".*", "publish")
-	a.allow(60, ".*", ".*", "publish")
+	a.allow("y", 60, ".*", ".*", "publish")
 	greet(t, e, auth("y"), pub("t", "x")).want(authed, "OK")
 	if err := e.Shutdown(); err != nil {
 		t.Error(err)
 	}
-	_ = stuck
 
 	o = options(t)
 	o.AuthHTTPAddresses, o.HTTPClientRequestTimeout = []string{a.URL}, 20*time.Millisecond
-	for len(a.answers) > 0 {
-		<-a.answers
-	}
 	e = start(t, o)
 	greet(t, e, auth("x")).want("E_AUTH_FAILED AUTH failed", ended)
 }
@@ -286,7 +293,7 @@ func TestAuthCertificate(t *testing.T) {
 	cfg := ca.client()
 	cfg.Certificates = []tls.Certificate{ca.pair("friend")}
 	s.upgrade(`"tls_v1":true,"snappy":true`, cfg)
-	a.allow(60, "^t$", ".*", "publish")
+	a.allow("x", 60, "^t$", ".*", "publish")
 	s.send(auth("x") + pub("t", "1") + pub("u", "2"))
 	if q := a.question(t); q != "/?common_name=friend&remote_ip=127.0.0.1&secret=x&tls=true" {
 		t.Errorf("asked %s", q)

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -19,8 +20,8 @@ type certificates struct {
 	log     *logger
 	current atomic.Pointer[tls.Config]
 
-	mu     sync.Mutex // one load at a time; guards stamps
-	stamps []os.FileInfo
+	mu     sync.Mutex // one load at a time; guards loaded
+	loaded tlsFiles   // the last load's, whether they made sense or not
 
 	stop chan struct{}
 	wg   sync.WaitGroup
@@ -33,8 +34,8 @@ func loadCertificates(o *Options, log *logger) (*certificates, error) {
 		return nil, nil
 	}
 	c := &certificates{o: o, log: log, stop: make(chan struct{})}
-	c.stamps = c.look()
-	cfg, err := c.load()
+	c.loaded = c.look()
+	cfg, err := c.load(c.loaded)
 	if err != nil {
 		return nil, fmt.Errorf("failed to build TLS config - %w", err)
 	}
@@ -42,9 +43,39 @@ func loadCertificates(o *Options, log *logger) (*certificates, error) {
 	return c, nil
 }
 
-// load reads the files into a configuration.
-func (c *certificates) load() (*tls.Config, error) {
-	pair, err := tls.LoadX509KeyPair(c.o.TLSCert, c.o.TLSKey)
+// tlsFiles are what the files say that the options name.
+type tlsFiles struct{ cert, key, roots tlsFile }
+
+type tlsFile struct {
+	text string
+	err  error // why it could not be read
+}
+
+// look reads the files.
+func (c *certificates) look() tlsFiles {
+	read := func(name string) tlsFile {
+		b, err := os.ReadFile(name)
+		return tlsFile{string(b), err}
+	}
+	f := tlsFiles{cert: read(c.o.TLSCert), key: read(c.o.TLSKey)}
+	if c.o.TLSRootCAFile != "" {
+		f.roots = read(c.o.TLSRootCAFile)
+	}
+	return f
+}
+
+// same reports whether two looks saw the same. Two failures do: what they say may
+// differ, but there is nothing to load.
+func (f tlsFile) same(other tlsFile) bool {
+	return f.text == other.text && (f.err == nil) == (other.err == nil)
+}
+
+// load makes a configuration of the files.
+func (c *certificates) load(f tlsFiles) (*tls.Config, error) {
+	if err := cmp.Or(f.cert.err, f.key.err, f.roots.err); err != nil {
+		return nil, err
+	}
+	pair, err := tls.X509KeyPair([]byte(f.cert.text), []byte(f.key.text))
 	if err != nil {
 		return nil, err
 	}
@@ -62,12 +93,8 @@ func (c *certificates) load() (*tls.Config, error) {
 		cfg.ClientAuth = tls.RequireAndVerifyClientCert
 	}
 	if c.o.TLSRootCAFile != "" {
-		pem, err := os.ReadFile(c.o.TLSRootCAFile)
-		if err != nil {
-			return nil, err
-		}
 		cfg.ClientCAs = x509.NewCertPool()
-		if !cfg.ClientCAs.AppendCertsFromPEM(pem) {
+		if !cfg.ClientCAs.AppendCertsFromPEM([]byte(f.roots.text)) {
 			return nil, errors.New("failed to append certificate to pool")
 		}
 	}
@@ -90,8 +117,8 @@ func (c *certificates) https() *tls.Config {
 func (c *certificates) reload() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.stamps = c.look()
-	cfg, err := c.load()
+	c.loaded = c.look()
+	cfg, err := c.load(c.loaded)
 	if err != nil {
 		c.log.printf(LogError, "TLS files not reloaded, the old ones stay in use: %s", err)
 		return err
@@ -101,35 +128,15 @@ func (c *certificates) reload() error {
 	return nil
 }
 
-// look describes the files, nil for one that cannot be seen.
-func (c *certificates) look() []os.FileInfo {
-	var list []os.FileInfo
-	for _, name := range []string{c.o.TLSCert, c.o.TLSKey, c.o.TLSRootCAFile} {
-		fi, err := os.Stat(name)
-		if err != nil {
-			fi = nil
-		}
-		list = append(list, fi)
-	}
-	return list
-}
-
-// changed reports whether a file is another one than at the last load. Half of a
-// change is one too: its load fails, and the other half brings the next.
+// changed reports whether a file says something else than at the last load. Half of a
+// change is one too: its load fails, and the other half brings the next. Times and
+// sizes would not tell: a file system's clock may tick every few milliseconds only, and
+// one certificate is as long as another.
 func (c *certificates) changed() bool {
 	now := c.look()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for i, fi := range now {
-		old := c.stamps[i]
-		switch {
-		case fi == nil && old == nil:
-		case fi == nil || old == nil,
-			!os.SameFile(fi, old), !fi.ModTime().Equal(old.ModTime()), fi.Size() != old.Size():
-			return true
-		}
-	}
-	return false
+	return !now.cert.same(c.loaded.cert) || !now.key.same(c.loaded.key) || !now.roots.same(c.loaded.roots)
 }
 
 // watch looks at the files from time to time, until end.

@@ -77,6 +77,7 @@ type conn struct {
 	timer     uint32 // handle, 0 for none
 	beatNs    int64  // heartbeat interval, 0 for none
 	nextBeat  int64
+	askedNs   int64 // when the last heartbeat was sent, or could not be
 	heardNs   int64 // when the last command was complete
 	blockedAt int64 // the heartbeat at which output was stuck, 0 for none
 }
@@ -374,10 +375,14 @@ func (c *conn) onTimer(now int64) {
 	case c.again != nil && now >= c.again.dueNs:
 		c.subscribeAgain()
 	case c.beatNs <= 0:
-	case now >= c.heardNs+2*c.beatNs && !c.deaf():
+	case now >= c.heardNs+2*c.beatNs && c.askedNs > c.heardNs && !c.deaf():
 		c.silent()
 		return
 	case now >= c.nextBeat:
+		if now >= c.heardNs+2*c.beatNs {
+			c.heardNs = now - c.beatNs // we stood still and have not asked: it has a beat from now
+		}
+		c.askedNs = now
 		if c.nc.Full() || c.stuffed {
 			if c.blockedAt != 0 {
 				c.nc.Close(errStuck)

@@ -3,15 +3,20 @@ package engine_test
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -19,6 +24,7 @@ import (
 	"time"
 
 	"github.com/zsqio/zsq/engine"
+	"github.com/zsqio/zsq/engine/httpapi"
 	"github.com/zsqio/zsq/mmapqueue"
 )
 
@@ -408,7 +414,8 @@ func crash(t *testing.T, mode string, mem, rounds int, seed uint64, fault string
 				}
 			}
 		}
-		for topic, channels := range crashTopics {
+		for _, topic := range slices.Sorted(maps.Keys(crashTopics)) { // or the seed would not say it all
+			channels := crashTopics[topic]
 			if !r.final {
 				for range 2 {
 					r.wg.Add(1)
@@ -426,11 +433,11 @@ func crash(t *testing.T, mode string, mem, rounds int, seed uint64, fault string
 			}
 		}
 		if r.final {
-			patience := 600
+			looks := 3000
 			if fault != "" {
-				patience = 10 // something will be missing
+				looks = 20 // something will be missing
 			}
-			l.drain(patience)
+			l.drain(dir, looks)
 		} else {
 			time.Sleep(time.Duration(20+rng.IntN(130)) * time.Millisecond) // how long the load lasts
 			l.wait(t, least)
@@ -488,25 +495,63 @@ func (l *crashLedger) missing() (n int, example string) {
 	return n, example
 }
 
-// drain waits until nothing is missing, or nothing comes any more though it was
-// asked patience times.
-func (l *crashLedger) drain(patience int) {
-	last, still := -1, 0
-	for {
-		n, example := l.missing()
-		if n == 0 {
-			return
-		}
-		if n != last {
-			last, still = n, 0
-		} else if still++; still > patience {
+// drain waits until the daemon has nothing left, by its own figures, and then for
+// what is still missing: looks are how often it looks before that counts as lost.
+func (l *crashLedger) drain(dir string, looks int) {
+	last, moved, still := [2]int{}, time.Now(), 0
+	for ; ; time.Sleep(10 * time.Millisecond) { // until the clients have got more
+		held, err := crashHeld(dir) // before what is missing, which may come meanwhile
+		if err != nil {
 			l.mu.Lock()
-			l.fail("%d acknowledged messages are lost, for example %s", n, example)
+			l.fail("the daemon does not say what it has: %v", err)
 			l.mu.Unlock()
 			return
 		}
-		time.Sleep(50 * time.Millisecond) // until the clients have got more
+		n, example := l.missing()
+		if now := [2]int{held, n}; now != last {
+			last, moved, still = now, time.Now(), 0
+		}
+		if held == 0 {
+			still++
+		}
+		switch {
+		case held == 0 && n == 0:
+			return
+		case still > looks, time.Since(moved) > patience:
+			l.mu.Lock()
+			l.fail("%d acknowledged messages are lost, for example %s; the daemon has %d", n, example, held)
+			l.mu.Unlock()
+			return
+		}
 	}
+}
+
+// crashHeld is how many messages the daemon of a directory has for the consumers:
+// waiting, in flight and deferred.
+func crashHeld(dir string) (n int, err error) {
+	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", crashHTTP(dir))
+	}}
+	defer transport.CloseIdleConnections()
+	resp, err := (&http.Client{Transport: transport}).Get("http://daemon/stats?format=json&include_clients=false&include_mem=false")
+	if err != nil {
+		return 0, err
+	}
+	defer resp.Body.Close()
+	var stats struct{ Topics []httpapi.TopicStats }
+	if err := json.NewDecoder(resp.Body).Decode(&stats); err != nil {
+		return 0, err
+	}
+	for _, topic := range stats.Topics {
+		if crashTopics[topic.TopicName] == nil {
+			continue
+		}
+		n += int(topic.Depth)
+		for _, c := range topic.Channels {
+			n += int(c.Depth) + c.InFlightCount + c.DeferredCount
+		}
+	}
+	return n, nil
 }
 
 // What was acknowledged survives kill -9, on every channel, deferred messages

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	stdlog "log"
+	"math"
 	"net"
 	"net/http"
 	"os"
@@ -61,14 +62,14 @@ type Engine struct {
 	httpError chan error
 }
 
-// shutdownFlush bounds how long a stop waits for clients to take what is in
-// their connections' output, those over HTTP first.
+// shutdownFlush bounds how long a stop waits for clients over HTTP, and then once more
+// for those over TCP to take what is in their connections' output.
 const shutdownFlush = time.Second
 
 // New opens the data path, brings back what an earlier run left and listens.
 // Nothing is served before Start. logOut gets the log, through a logbuf.Buffer.
 func New(o *Options, logOut io.Writer) (*Engine, error) {
-	return newOn(system{wall: time.Now}, o, logOut)
+	return newOn(system{wall: time.Now, flushHTTP: shutdownFlush, flushTCP: shutdownFlush}, o, logOut)
 }
 
 // system is what a daemon has of the machine. Tests put others here, to show that
@@ -76,7 +77,30 @@ func New(o *Options, logOut io.Writer) (*Engine, error) {
 type system struct {
 	disk mmapqueue.FS // of the queues and the journal; nil: the system's
 	wall func() time.Time
+
+	flushHTTP, flushTCP time.Duration // how long a stop waits for clients
 }
+
+// wallBase returns how far the wall clock is ahead of netloop's. A thread may lose its
+// processor between the readings of the two, so one is read on both sides of the other,
+// and the closest of some tries counts.
+func (s *system) wallBase() (base int64) {
+	closest := int64(math.MaxInt64)
+	before := netloop.Now()
+	for tries := 0; tries < 4 && closest > wallCloseEnough; tries++ {
+		wall := s.wall().UnixNano()
+		after := netloop.Now()
+		if apart := after - before; apart < closest {
+			closest, base = apart, wall-before-apart/2
+		}
+		before = after
+	}
+	return base
+}
+
+// wallCloseEnough is what lies between the readings, in ns, on a thread that keeps its
+// processor.
+const wallCloseEnough = int64(10 * time.Microsecond)
 
 func newOn(sys system, o *Options, logOut io.Writer) (_ *Engine, err error) {
 	e := &Engine{opts: o, system: sys, log: newLogger(logOut, o.LogPrefix, o.LogFormat, o.LogLevel), started: time.Now(), httpError: make(chan error, 2), stopped: make(chan struct{})}
@@ -209,7 +233,7 @@ func (e *Engine) openBroker() error {
 		h := e.handlers[i]
 		h.loop, h.shard = l, e.broker.Shard(i)
 		now := netloop.Now()
-		h.wallBase = e.system.wall().UnixNano() - now
+		h.wallBase = e.system.wallBase()
 		h.shard.Start(now, now+h.wallBase, h.onTimer)
 	}
 	if err := e.broker.Open(); err != nil {
@@ -354,7 +378,7 @@ func (e *Engine) Shutdown() error {
 		e.statsd.Stop()
 	}
 	e.helpers.Wait() // they wait for loops, which still run
-	ctx, cancel := context.WithTimeout(context.Background(), shutdownFlush)
+	ctx, cancel := context.WithTimeout(context.Background(), e.system.flushTCP)
 	defer cancel()
 	if err := e.group.Shutdown(ctx); err != nil {
 		e.log.printf(LogWarn, "some clients did not take their last bytes: %v", err)
@@ -379,7 +403,7 @@ func (e *Engine) Shutdown() error {
 // stopServers ends HTTP. A client that is slow there takes none of the time that
 // those over TCP have.
 func (e *Engine) stopServers() {
-	ctx, cancel := context.WithTimeout(context.Background(), shutdownFlush)
+	ctx, cancel := context.WithTimeout(context.Background(), e.system.flushHTTP)
 	defer cancel()
 	for _, s := range e.servers {
 		if s.Shutdown(ctx) != nil {

@@ -26,6 +26,7 @@ func options(t *testing.T) *engine.Options {
 	o.TCPAddress, o.HTTPAddress, o.HTTPSAddress = "127.0.0.1:0", "127.0.0.1:0", ""
 	o.DataPath = t.TempDir()
 	o.Loops = 1 // the default follows GOMAXPROCS, which daemons raise
+	o.HTTPClientConnectTimeout, o.HTTPClientRequestTimeout = patience, patience
 	return o
 }
 

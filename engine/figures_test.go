@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -59,7 +60,7 @@ func TestEndToEndLatency(t *testing.T) {
 	finish(t, e, "t", "a", 4)
 	finish(t, e, "t", "b", 4)
 	s := topicStats(t, e, "t")
-	limit := float64(time.Since(began))
+	limit := float64(time.Since(began)) * 65 / 64 // percentiles are as exact as that
 	for _, e2e := range []struct {
 		count int
 		of    any
@@ -119,25 +120,50 @@ func TestStatsd(t *testing.T) {
 	if err := r.SetReadDeadline(time.Now().Add(patience)); err != nil {
 		t.Fatal(err)
 	}
-	var got []string
-	for b := make([]byte, 1<<16); !slices.ContainsFunc(got, func(s string) bool { return strings.HasPrefix(s, "mem.gc_runs:") }); {
+	// A slow machine makes its first push before all of that is there. What is counted
+	// comes once, what is measured with each push.
+	counts := map[string]int64{}
+	var got []string // of the push under way
+	memory := 0
+	for b := make([]byte, 1<<16); ; {
 		n, err := r.Read(b)
 		if err != nil {
-			t.Fatalf("%v after %q", err, got)
+			t.Fatalf("%v\nlast %q\nwant %q and 9 of the memory", err, got, want)
 		}
 		if n > o.StatsdUDPPacketSize {
 			t.Errorf("a datagram of %d bytes", n)
 		}
+		ended := false
 		for _, line := range strings.Fields(string(b[:n])) {
 			short, ok := strings.CutPrefix(line, "nsq.127_0_0_1_4151.")
-			if !ok {
+			if !ok || strings.Contains(line, "ephemeral") {
 				t.Errorf("line %q", line)
+			}
+			if strings.HasPrefix(short, "mem.") {
+				memory++
+				ended = ended || strings.HasPrefix(short, "mem.gc_runs:")
+				continue
+			}
+			if name, value, _ := strings.Cut(strings.TrimSuffix(short, "|c"), ":"); strings.HasSuffix(short, "|c") {
+				more, err := strconv.ParseInt(value, 10, 64)
+				if err != nil {
+					t.Errorf("line %q", line)
+				}
+				counts[name] += more
+				short = fmt.Sprintf("%s:%d|c", name, counts[name])
 			}
 			got = append(got, short)
 		}
-	}
-	if fmt.Sprint(got[:len(want)]) != fmt.Sprint(want) || len(got) != len(want)+9 {
-		t.Errorf("got  %q\nwant %q and 9 of the memory", got, want)
+		if !ended {
+			continue
+		}
+		if memory != 9 {
+			t.Errorf("%d lines of the memory, want 9", memory)
+		}
+		if slices.Equal(got, want) {
+			return
+		}
+		got, memory = got[:0], 0
 	}
 }
 

@@ -2,9 +2,11 @@ package engine_test
 
 import (
 	"encoding/json"
+	"io"
 	"net/http"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -29,6 +31,20 @@ func topicStats(t *testing.T, e *engine.Engine, topic string) httpapi.TopicStats
 		t.Fatalf("%d topics in /stats of %s, want 1", len(body.Topics), topic)
 	}
 	return body.Topics[0]
+}
+
+// untilStats asks /stats for a topic until it is as it should be in the end.
+func untilStats(t *testing.T, e *engine.Engine, topic string, ok func(s httpapi.TopicStats) bool) {
+	t.Helper()
+	for end := time.Now().Add(patience); ; {
+		s := topicStats(t, e, topic)
+		if ok(s) {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("the figures stay at %+v", s)
+		}
+	}
 }
 
 // TestFollowAPub takes one message through all its stops: PUB, the topic's
@@ -73,6 +89,51 @@ func TestFollowAPub(t *testing.T) {
 	s = topicStats(t, e, "t")
 	if ch := s.Channels[0]; ch.InFlightCount != 0 || ch.Depth != 0 || ch.RequeueCount != 1 || ch.MessageCount != 1 || ch.TimeoutCount != 0 {
 		t.Errorf("finished: got %+v", ch)
+	}
+}
+
+// TestTimestamps has a clock that loses its processor behind every other reading, for
+// longer than a loop goes by one: messages have the time of their publication.
+func TestTimestamps(t *testing.T) {
+	t.Parallel() // it waits, mostly
+	var readings atomic.Int64
+	o := options(t)
+	e, err := engine.NewOn(nil, func() time.Time {
+		now := time.Now()
+		if readings.Add(1)%2 == 1 {
+			time.Sleep(60 * time.Millisecond)
+		}
+		return now
+	}, o, io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.Start()
+	defer func() {
+		if err := e.Shutdown(); err != nil {
+			t.Error(err)
+		}
+	}()
+	c := greet(t, e, sub("t", "c"), "RDY 10\n")
+	c.want("OK")
+	for readings.Load() < 12 {
+		before := time.Now().UnixNano()
+		c.send(pub("t", "x"))
+		ts := int64(0)
+		for range 2 { // the OK and the message, in the order in which they come
+			f, err := c.frame()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if string(f) != wire.OKFrame {
+				ts = wire.FrameTimestamp(f)
+				c.send(fin(idOf(t, f)))
+			}
+		}
+		const apart = int64(time.Millisecond) // or less
+		if ts < before-apart || ts > time.Now().UnixNano()+apart {
+			t.Fatalf("published %v before it was sent", time.Duration(before-ts))
+		}
 	}
 }
 

@@ -45,7 +45,7 @@ func (h *handler) begin(l *netloop.Loop) {
 	h.inRound = true
 	now := l.Now()
 	if now-h.wallRead > wallEvery || h.wallRead == 0 {
-		h.wallBase, h.wallRead = h.e.system.wall().UnixNano()-netloop.Now(), now
+		h.wallBase, h.wallRead = h.e.system.wallBase(), now
 	}
 	h.shard.Begin(now, now+h.wallBase)
 }

@@ -2,6 +2,7 @@ package engine_test
 
 import (
 	"testing"
+	"time"
 )
 
 // TestSilence has clients that ask for heartbeats every second and then stop:
@@ -53,11 +54,41 @@ func TestSilence(t *testing.T) {
 func TestHeartbeatsAnswered(t *testing.T) {
 	t.Parallel()
 	p := greet(t, start(t, options(t)), identify(`{"heartbeat_interval":1000}`), sub("t", "c"))
-	p.want("OK", "OK")
-	for range 3 {
-		p.want("_heartbeat_")
-		p.send("NOP\n")
+	for beats, oks := 0, 0; beats < 3 || oks < 3; {
+		switch got := p.next(); got {
+		case "OK": // of IDENTIFY, of SUB, and of the PUB
+			oks++
+		case "_heartbeat_":
+			p.send("NOP\n")
+			if beats++; beats == 3 {
+				p.send(pub("t", "x"))
+			}
+		default:
+			t.Fatalf("got %q", got)
+		}
 	}
-	p.send(pub("t", "x"))
+}
+
+// TestHeartbeatsLate has the loop stand still for longer than its clients may be
+// silent. They have not been asked, so they stay; who does not answer now goes.
+func TestHeartbeatsLate(t *testing.T) {
+	t.Parallel()
+	e := start(t, options(t))
+	p := greet(t, e, identify(`{"heartbeat_interval":1000}`))
 	p.want("OK")
+	silent := greet(t, e, identify(`{"heartbeat_interval":1000}`))
+	silent.want("OK")
+	e.OnLoop(func() { time.Sleep(2100 * time.Millisecond) })
+	p.want("_heartbeat_")
+	p.send(pub("t", "x"))
+	for got := p.next(); got != "OK"; got = p.next() {
+		if got != "_heartbeat_" {
+			t.Fatalf("got %q", got)
+		}
+	}
+	for got := silent.next(); got != ended; got = silent.next() {
+		if got != "_heartbeat_" {
+			t.Fatalf("a client that does not answer: got %q", got)
+		}
+	}
 }

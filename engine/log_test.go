@@ -6,6 +6,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/zsqio/zsq/engine"
 	"github.com/zsqio/zsq/internal/wire"
@@ -29,6 +30,20 @@ func (g *gate) Write(p []byte) (int, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.got.Write(p)
+}
+
+// until returns when what was written ends with last.
+func (g *gate) until(t *testing.T, last string) {
+	t.Helper()
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(time.Millisecond) {
+		g.mu.Lock()
+		ended := bytes.HasSuffix(g.got.Bytes(), []byte(last))
+		g.mu.Unlock()
+		if ended {
+			return
+		}
+	}
+	t.Errorf("the log does not end with %q", last)
 }
 
 // lines returns what was written, without prefix and time.
@@ -73,6 +88,8 @@ func TestLogNobodyReads(t *testing.T) {
 	if err := e.Shutdown(); err != nil {
 		t.Fatal(err)
 	}
+	// A stop gives the log a second, which a busy machine may let pass.
+	g.until(t, "INFO: NSQ: bye\n")
 	lines := g.lines(t)
 	if !strings.HasPrefix(lines[0], "INFO: nsqd v") || lines[len(lines)-1] != "INFO: NSQ: bye" {
 		t.Errorf("first %q, last %q", lines[0], lines[len(lines)-1])

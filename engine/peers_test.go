@@ -6,29 +6,39 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/zsqio/zsq/engine"
+	"github.com/zsqio/zsq/engine/httpapi"
 )
 
-// A lookupd is an nsqlookupd that says OK to everything. What it is told and
-// asked comes through go-chans; asked holds the answer back until somebody
-// receives from it.
+// A lookupd is an nsqlookupd that says OK to everything and keeps what is registered
+// with it. In which steps a daemon comes there is its own affair: a topic may be
+// registered before its first channel is, or with it. What it is asked comes through
+// asked, which holds the answer back until somebody receives from it.
 type lookupd struct {
 	address  string
-	told     chan string
 	asked    chan string
-	channels string // JSON list
+	channels string        // JSON list
+	moved    chan struct{} // something of what follows may have changed; holds at most one
+
+	mu         sync.Mutex
+	conn       net.Conn        // the daemon's last
+	node       string          // what it has said of itself there
+	registered map[string]bool // there: "topic" and "topic channel"
+	wrong      []string        // what no daemon should say
 }
 
 func newLookupd(t *testing.T, channels string) *lookupd {
 	t.Helper()
-	d := &lookupd{told: make(chan string, 1000), asked: make(chan string), channels: channels}
+	d := &lookupd{asked: make(chan string), channels: channels, moved: make(chan struct{}, 1)}
 	api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		select {
 		case d.asked <- r.URL.Query().Get("topic"):
@@ -41,7 +51,16 @@ func newLookupd(t *testing.T, channels string) *lookupd {
 		t.Fatal(err)
 	}
 	d.address = l.Addr().String()
-	t.Cleanup(func() { _ = l.Close(); api.CloseClientConnections(); api.Close() })
+	t.Cleanup(func() {
+		_ = l.Close()
+		api.CloseClientConnections()
+		api.Close()
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		for _, line := range d.wrong {
+			t.Errorf("nsqlookupd was told %q, which is not so", line)
+		}
+	})
 	info := fmt.Sprintf(`{"broadcast_address":"127.0.0.1","http_port":%d}`, api.Listener.Addr().(*net.TCPAddr).Port)
 	go func() {
 		for {
@@ -78,33 +97,78 @@ func (d *lookupd) serve(c net.Conn, info string) {
 			}
 			line, answer = string(body), info
 		}
-		d.told <- strings.TrimSpace(line)
+		d.take(c, strings.TrimSpace(line))
 		if _, err := io.WriteString(c, size(int32(len(answer)))+answer); err != nil {
 			return
 		}
 	}
 }
 
-// hear reads n lines that the daemon told, in any order, and wants them.
-func (d *lookupd) hear(t *testing.T, lines ...string) {
-	t.Helper()
-	left := map[string]bool{}
-	for _, l := range lines {
-		left[l] = true
+// take notes a line that the daemon told over c. It begins anew with what it says of
+// itself, in JSON; that makes c its connection.
+func (d *lookupd) take(c net.Conn, line string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	word, name, _ := strings.Cut(line, " ")
+	topic, _, ofChannel := strings.Cut(name, " ")
+	switch {
+	case strings.HasPrefix(line, "{"):
+		d.conn, d.node, d.registered = c, line, map[string]bool{}
+	case c != d.conn || line == "PING":
+	case word == "REGISTER":
+		d.registered[topic], d.registered[name] = true, true
+	case word != "UNREGISTER" || !d.registered[name], !ofChannel && d.hasChannels(topic):
+		d.wrong = append(d.wrong, line)
+	default:
+		delete(d.registered, name)
 	}
-	for len(left) > 0 {
+	select {
+	case d.moved <- struct{}{}:
+	default:
+	}
+}
+
+func (d *lookupd) hasChannels(topic string) bool {
+	for name := range d.registered {
+		if strings.HasPrefix(name, topic+" ") {
+			return true
+		}
+	}
+	return false
+}
+
+// wait returns when ok is true of d, whose lock is held then.
+func (d *lookupd) wait(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	late := time.After(patience)
+	for {
+		d.mu.Lock()
+		done := ok()
+		has := fmt.Sprint(d.registered)
+		d.mu.Unlock()
+		if done {
+			return
+		}
 		select {
-		case got := <-d.told:
-			if !left[got] {
-				t.Fatalf("told %q, want %q", got, lines)
-			}
-			delete(left, got)
-		case <-time.After(patience):
-			t.Fatalf("not told: %v", left)
+		case <-d.moved:
+		case <-late:
+			t.Fatalf("nsqlookupd has no %s; registered is %s", what, has)
 		}
 	}
 }
 
+// has wants the daemon to have registered these names in the end, "topic" and "topic
+// channel", and no others.
+func (d *lookupd) has(t *testing.T, names ...string) {
+	t.Helper()
+	want := map[string]bool{}
+	for _, name := range names {
+		want[name] = true
+	}
+	d.wait(t, fmt.Sprint(names), func() bool { return maps.Equal(d.registered, want) })
+}
+
+// identified wants the daemon to have said who it is.
 func (d *lookupd) identified(t *testing.T, e *engine.Engine) {
 	t.Helper()
 	var node struct {
@@ -113,14 +177,15 @@ func (d *lookupd) identified(t *testing.T, e *engine.Engine) {
 		HTTPPort         int    `json:"http_port"`
 		Version          string
 	}
-	select {
-	case line := <-d.told:
-		if err := json.Unmarshal([]byte(line), &node); err != nil {
-			t.Fatalf("%q: %v", line, err)
+	d.wait(t, "IDENTIFY", func() bool {
+		if d.node == "" {
+			return false
 		}
-	case <-time.After(patience):
-		t.Fatal("no IDENTIFY")
-	}
+		if err := json.Unmarshal([]byte(d.node), &node); err != nil {
+			t.Errorf("%q: %v", d.node, err)
+		}
+		return true
+	})
 	tcp, http := e.TCPAddr().(*net.TCPAddr).Port, e.HTTPAddr().(*net.TCPAddr).Port
 	if node.BroadcastAddress != "here" || node.TCPPort != tcp || node.HTTPPort != http || node.Version != engine.Version {
 		t.Errorf("identified as %+v, want ports %d and %d", node, tcp, http)
@@ -155,16 +220,16 @@ func TestLookupChannels(t *testing.T) {
 	if s := topicStats(t, e, "t"); s.Depth != 3 || len(s.Channels) != 1 {
 		t.Errorf("before the answer: %+v", s)
 	}
-	d.hear(t, "REGISTER t mine")
+	d.has(t, "t", "t mine")
 	d.answer(t, "t")
 	c.want("message one", "message two", "message three")
-	d.hear(t, "REGISTER t known")
-	s := topicStats(t, e, "t")
-	if len(s.Channels) != 2 || s.Channels[0].ChannelName != "known" || s.Channels[0].Depth != 3 || s.Channels[0].MessageCount != 3 {
-		t.Errorf("after the answer: %+v", s)
-	}
+	d.has(t, "t", "t known", "t mine")
+	// One channel may have its messages a moment before the other.
+	untilStats(t, e, "t", func(s httpapi.TopicStats) bool {
+		return s.Depth == 0 && len(s.Channels) == 2 && s.Channels[0].ChannelName == "known" && s.Channels[0].Depth == 3 && s.Channels[0].MessageCount == 3
+	})
 	post(t, e, "/topic/delete?topic=t", "")
-	d.hear(t, "UNREGISTER t known", "UNREGISTER t mine", "UNREGISTER t")
+	d.has(t)
 }
 
 // TestLookupdDown shows that a topic's first messages go on in bounded time when
@@ -230,10 +295,10 @@ func TestLookupdConfig(t *testing.T) {
 	post(t, e, "/topic/create?topic=before", "")
 	put(`["`+a.address+`"]`, 200, `["`+a.address+`"]`)
 	a.identified(t, e)
-	a.hear(t, "REGISTER before")
+	a.has(t, "before")
 	put(`["`+a.address+`","`+b.address+`"]`, 200, `["`+a.address+`","`+b.address+`"]`)
 	b.identified(t, e)
-	b.hear(t, "REGISTER before")
+	b.has(t, "before")
 	go func() { <-a.asked; <-b.asked }()
 	post(t, e, "/topic/create?topic=t", "")
 	if s := topicStats(t, e, "t"); len(s.Channels) != 2 {

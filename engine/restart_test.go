@@ -136,7 +136,7 @@ func (l *lineSeen) Write(b []byte) (int, error) {
 func TestStopGivesClientsTime(t *testing.T) {
 	t.Parallel()
 	log := &lineSeen{text: "HTTP: closing", seen: make(chan struct{})}
-	e, err := engine.New(options(t), log)
+	e, err := engine.NewPatient(50*time.Millisecond, patience, options(t), log)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -156,7 +156,10 @@ func TestStopGivesClientsTime(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer slow.Close()
-	if _, err := io.WriteString(slow, "POST /pub?topic=t HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nhalf"); err != nil {
+	if _, err := io.WriteString(slow, "POST /pub?topic=t HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\nExpect: 100-continue\r\n\r\nhalf"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(slow, make([]byte, len("HTTP/1.1 100 Continue"))); err != nil { // it waits for the rest
 		t.Fatal(err)
 	}
 	roundTrips(t, e)

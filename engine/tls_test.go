@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -194,18 +195,22 @@ func TestVersions(t *testing.T) {
 func TestHandshakeTrouble(t *testing.T) {
 	t.Parallel() // it waits, mostly
 	o := options(t)
-	o.ReapTimeout = time.Second // enough for a busy machine to come as far as the trouble
 	secure(t, o)
 	e := start(t, o)
-	f := func(more string, want string) {
+	hasty := options(t)
+	hasty.TLSCert, hasty.TLSKey = o.TLSCert, o.TLSKey
+	hasty.ReapTimeout = 2 * time.Second // enough for a busy machine to come as far as to stall
+	stalled := start(t, hasty)
+	f := func(e *engine.Engine, more string, want string) {
 		t.Helper()
 		p := greet(t, e, identify(`{"feature_negotiation":true,"tls_v1":true}`), more)
 		if text := p.next(); !strings.Contains(text, `"tls_v1":true`) {
-			t.Fatal(text)
+			t.Error(text)
+			return
 		}
 		if want == "EOF" {
 			if err := p.CloseWrite(); err != nil {
-				t.Fatal(err)
+				t.Error(err)
 			}
 		}
 		all, err := io.ReadAll(p.r)
@@ -213,10 +218,13 @@ func TestHandshakeTrouble(t *testing.T) {
 			t.Errorf("%q: got %q, %v", more, all, err)
 		}
 	}
-	f(pub("t", "x"), "tls: first record does not look like a TLS handshake")
-	f("", "i/o timeout")
-	f("\x16\x03\x01\x02\x00\x01", "i/o timeout")
-	f("\x16\x03\x01\x02\x00\x01", "EOF")
+	var wg sync.WaitGroup
+	for _, more := range []string{"", "\x16\x03\x01\x02\x00\x01"} {
+		wg.Go(func() { f(stalled, more, "i/o timeout") })
+	}
+	f(e, pub("t", "x"), "tls: first record does not look like a TLS handshake")
+	f(e, "\x16\x03\x01\x02\x00\x01", "EOF")
+	wg.Wait()
 	// Gone without a word. Shutdown waits for its handshake.
 	p := greet(t, e, identify(`{"feature_negotiation":true,"tls_v1":true}`))
 	p.next()
