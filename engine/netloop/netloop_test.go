@@ -81,6 +81,10 @@ func echo(c *Conn, b []byte) int {
 	return len(b)
 }
 
+// here is where tests listen: at an address of this package's own, so that whoever
+// still looks for a server that had the same port a moment ago does not come to us.
+const here = "127.0.0.2:0"
+
 // start runs s on a fresh group until the test ends, and returns its address.
 func start(t testing.TB, o Options, h Handler) (*Group, string) {
 	t.Helper()
@@ -88,7 +92,7 @@ func start(t testing.TB, o Options, h Handler) (*Group, string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	addr, err := g.Listen("tcp", "127.0.0.1:0")
+	addr, err := g.Listen("tcp", here)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -428,7 +432,7 @@ func TestAcceptSurvivesEMFILE(t *testing.T) {
 		}
 		return -1, nil, unix.EMFILE
 	}
-	addr, err := g.Listen("tcp", "127.0.0.1:0")
+	addr, err := g.Listen("tcp", here)
 	if err != nil {
 		t.Fatal(err)
 	}
