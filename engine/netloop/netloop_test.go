@@ -543,6 +543,8 @@ func TestMemoryLastWord(t *testing.T) {
 					continue
 				}
 			case word = <-h.said:
+			case err := <-closed:
+				t.Fatalf("closed without a word: %v", err)
 			case <-time.After(time.Minute):
 				t.Fatal("nothing happened")
 			}
