@@ -17,6 +17,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/zsqio/zsq/engine/discover"
 	"github.com/zsqio/zsq/internal/peerhttp"
 )
@@ -42,7 +44,9 @@ func framed(text string) []byte {
 
 func newLookupd(t *testing.T) *lookupd {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	// At an address of its own: whoever still looks for a server that had the same
+	// port a moment ago, another package's test, does not come here.
+	l, err := net.Listen("tcp", "127.0.0.3:0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -253,6 +257,7 @@ func start(t *testing.T, change func(o *discover.Options), peers ...string) (*re
 			return discover.Node{BroadcastAddress: "b", Hostname: "h", HTTPPort: 2, TCPPort: 1, Version: "1.3.0"}
 		},
 		Registry: reg, HTTP: client, ReplyMax: 1 << 16, Logf: log.logf,
+		DialTimeout: patience, ReplyTimeout: patience,
 		RetryMin: time.Millisecond, RetryMax: 10 * time.Millisecond,
 	}
 	if change != nil {
@@ -431,6 +436,25 @@ func TestMoved(t *testing.T) {
 	after.want(identity)
 }
 
+// nobody returns an address that refuses connections until the test ends: a port
+// that is taken, and not listened to.
+func nobody(t *testing.T) string {
+	t.Helper()
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Close(fd) })
+	if err := unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
+		t.Fatal(err)
+	}
+	at, err := unix.Getsockname(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fmt.Sprint("127.0.0.1:", at.(*unix.SockaddrInet4).Port)
+}
+
 // TestChannels asks several peers, of which some know nothing and some lie.
 func TestChannels(t *testing.T) {
 	a, b, c := newLookupd(t), newLookupd(t), newLookupd(t)
@@ -447,12 +471,7 @@ func TestChannels(t *testing.T) {
 	c.names = []string{"bad name", "v"}
 	reg.tell.SetAddresses([]string{a.address(), c.address()})
 	ask("v x y", c.address()+": 1 channel names of topic t#ephemeral are not valid")
-	nobody, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_ = nobody.Close()
-	reg.tell.SetAddresses([]string{nobody.Addr().String()})
+	reg.tell.SetAddresses([]string{nobody(t)})
 	ask("", discover.ErrNoPeer.Error())
 	reg.tell.SetAddresses(nil)
 	ask("", "<nil>")

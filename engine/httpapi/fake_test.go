@@ -224,7 +224,7 @@ func config(t testing.TB, b *fakeBroker) httpapi.Config {
 		},
 		StartTime:    startTime,
 		Now:          func() time.Time { return startTime.Add(1500 * time.Millisecond) },
-		StallTimeout: 15 * time.Second,
+		StallTimeout: time.Minute,
 		Logf:         func(int, string, ...any) {},
 	}
 }

@@ -265,7 +265,7 @@ func TestFilterSlowReader(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.open = func(c *Conn) { c.SetFilter(new(toy)) }
-	addr, err := g.Listen("tcp", "127.0.0.1:0")
+	addr, err := g.Listen("tcp", here)
 	if err != nil {
 		t.Fatal(err)
 	}

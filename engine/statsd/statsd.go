@@ -55,7 +55,7 @@ type Gauge struct {
 	Value uint64
 }
 
-// Options are what New needs; all but Memory must be set.
+// Options are what Start needs. What says nothing else must be set.
 type Options struct {
 	Address    string        // host:port
 	Prefix     string        // complete, "" for none
@@ -65,6 +65,9 @@ type Options struct {
 	Memory     func() Memory // nil: no memory figures
 	Failed     func(error)   // hears why a push did not work
 
+	// LookupTimeout bounds how long the address is looked up; 0 means a second.
+	LookupTimeout time.Duration
+
 	// After tells when a time has passed; nil: time.After.
 	After func(d time.Duration) <-chan time.Time
 }
@@ -72,8 +75,9 @@ type Options struct {
 // packetSizeDefault is the size of a datagram when the option names none.
 const packetSizeDefault = 4096
 
-// lookupTimeout bounds how long the address is looked up.
-const lookupTimeout = time.Second
+// lookupTimeoutDefault is the limit of looking the address up when the option names
+// none.
+const lookupTimeoutDefault = time.Second
 
 // A Pusher pushes until it is stopped.
 type Pusher struct {
@@ -96,6 +100,9 @@ type channelCounts struct{ messages, requeues, timeouts uint64 }
 func Start(o Options) *Pusher {
 	if o.PacketSize <= 0 {
 		o.PacketSize = packetSizeDefault
+	}
+	if o.LookupTimeout <= 0 {
+		o.LookupTimeout = lookupTimeoutDefault
 	}
 	if o.After == nil {
 		o.After = time.After
@@ -128,7 +135,7 @@ func (p *Pusher) run() {
 
 // push sends one set of figures.
 func (p *Pusher) push() error {
-	ctx, cancel := context.WithTimeout(context.Background(), lookupTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), p.o.LookupTimeout)
 	conn, err := new(net.Dialer).DialContext(ctx, "udp", p.o.Address)
 	cancel()
 	if err != nil {

@@ -82,7 +82,7 @@ func TestPush(t *testing.T) {
 	}, {Name: "u", Messages: 5, Bytes: 5}}
 	memory := statsd.Memory{Gauges: []statsd.Gauge{{"heap_objects", 1}, {"next_gc_bytes", 2}}, GCRuns: 40}
 	p := statsd.Start(statsd.Options{
-		Address: r.LocalAddr().String(), Prefix: "nsq.host.", Interval: time.Minute, PacketSize: 4096, After: clk.after,
+		Address: r.LocalAddr().String(), Prefix: "nsq.host.", Interval: time.Minute, PacketSize: 4096, After: clk.after, LookupTimeout: patience,
 		Topics: func() []statsd.Topic { mu.Lock(); defer mu.Unlock(); return topics },
 		Memory: func() statsd.Memory { mu.Lock(); defer mu.Unlock(); return memory },
 		Failed: func(err error) { t.Error(err) },
@@ -131,7 +131,7 @@ func TestPackets(t *testing.T) {
 	}
 	topics = append(topics, statsd.Topic{Name: strings.Repeat("x", 64)})
 	p := statsd.Start(statsd.Options{
-		Address: r.LocalAddr().String(), Interval: 11 * time.Second, PacketSize: 80, After: clk.after,
+		Address: r.LocalAddr().String(), Interval: 11 * time.Second, PacketSize: 80, After: clk.after, LookupTimeout: patience,
 		Topics: func() []statsd.Topic { return topics }, Failed: func(err error) { t.Error(err) },
 	})
 	clk.pass(t)
@@ -159,7 +159,6 @@ func TestPackets(t *testing.T) {
 
 // TestNobodyThere shows that a push to nowhere is an error and not the end.
 func TestNobodyThere(t *testing.T) {
-	r := receiver(t)
 	clk := newClock()
 	failed := make(chan error, 100)
 	p := statsd.Start(statsd.Options{
@@ -167,7 +166,6 @@ func TestNobodyThere(t *testing.T) {
 		Topics: func() []statsd.Topic { return nil }, Failed: func(err error) { failed <- err },
 	})
 	defer p.Stop()
-	_ = r
 	for range 2 {
 		clk.pass(t)
 		select {

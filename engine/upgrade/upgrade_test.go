@@ -345,6 +345,12 @@ func pair(t testing.TB) (server, client *tls.Config) {
 	return server, &tls.Config{RootCAs: pool, ServerName: "test"}
 }
 
+// A patient connection waits for a reader as long as it takes: crypto/tls gives its
+// goodbye five seconds, which is less than a busy machine may stand still.
+type patient struct{ net.Conn }
+
+func (patient) SetWriteDeadline(time.Time) error { return nil }
+
 // shake runs a handshake with a client and returns the filter and the client's
 // side. The client's bytes come in pieces of at most step bytes.
 func shake(t testing.TB, server, client *tls.Config, step int) (*upgrade.TLS, *tls.Conn, net.Conn) {
@@ -372,7 +378,7 @@ func shake(t testing.TB, server, client *tls.Config, step int) (*upgrade.TLS, *t
 		},
 		func() { wanted <- struct{}{} },
 		func(f *upgrade.TLS, err error) { done <- result{f, err} })
-	c := tls.Client(far, client)
+	c := tls.Client(patient{far}, client)
 	clientDone := make(chan error, 1)
 	go func() { clientDone <- c.Handshake() }()
 	over := make(chan struct{})

@@ -35,7 +35,7 @@ func tree(t *testing.T) (fset *token.FileSet, files []file) {
 	fset = token.NewFileSet()
 	err := filepath.WalkDir(root, func(p string, d fs.DirEntry, err error) error {
 		if err != nil {
-			return err
+			return unlessGone(p, err)
 		}
 		rel, err := filepath.Rel(root, p)
 		if err != nil {
@@ -50,7 +50,7 @@ func tree(t *testing.T) (fset *token.FileSet, files []file) {
 		}
 		src, err := os.ReadFile(p)
 		if err != nil {
-			return err
+			return unlessGone(p, err)
 		}
 		parsed, err := parser.ParseFile(fset, name, src, parser.ParseComments)
 		if err != nil {
@@ -68,6 +68,15 @@ func tree(t *testing.T) (fset *token.FileSet, files []file) {
 		t.Fatal(err)
 	}
 	return fset, files
+}
+
+// unlessGone returns err, but for a file or a directory that went during the walk:
+// tests of other packages run at the same time, and so may tools.
+func unlessGone(p string, err error) error {
+	if p != root && errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
 }
 
 // skip says fs.SkipDir of directories that the go tool leaves out of ./... too.
