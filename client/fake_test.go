@@ -27,7 +27,7 @@ type fake struct {
 	l       net.Listener
 	scripts []func(*fakeConn)
 
-	mu    sync.Mutex
+	mu      sync.Mutex
 	count   int // connections so far
 	conns   map[net.Conn]struct{}
 	refuses bool
