@@ -1,6 +1,8 @@
 package tool
 
 import (
+	"os"
+	"os/signal"
 	"syscall"
 	"testing"
 	"time"
@@ -10,10 +12,14 @@ import (
 // another kind away.
 func TestNotify(t *testing.T) {
 	signals := notify(syscall.SIGUSR1, syscall.SIGUSR2)
-	for range 100 {
+	witness := make(chan os.Signal, 100)
+	signal.Notify(witness, syscall.SIGUSR1)
+	defer signal.Stop(witness)
+	for range 10 {
 		if err := syscall.Kill(syscall.Getpid(), syscall.SIGUSR1); err != nil {
 			t.Fatal(err)
 		}
+		<-witness // or the next one would be one with it
 	}
 	if err := syscall.Kill(syscall.Getpid(), syscall.SIGUSR2); err != nil {
 		t.Fatal(err)
