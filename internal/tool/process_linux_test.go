@@ -13,17 +13,19 @@ import (
 func TestNotify(t *testing.T) {
 	signals := notify(syscall.SIGUSR1, syscall.SIGUSR2)
 	witness := make(chan os.Signal, 100)
-	signal.Notify(witness, syscall.SIGUSR1)
+	signal.Notify(witness, syscall.SIGUSR1, syscall.SIGUSR2)
 	defer signal.Stop(witness)
-	for range 10 {
-		if err := syscall.Kill(syscall.Getpid(), syscall.SIGUSR1); err != nil {
+	send := func(kind syscall.Signal) {
+		t.Helper()
+		if err := syscall.Kill(syscall.Getpid(), kind); err != nil {
 			t.Fatal(err)
 		}
-		<-witness // or the next one would be one with it
+		<-witness // two that wait would be one
 	}
-	if err := syscall.Kill(syscall.Getpid(), syscall.SIGUSR2); err != nil {
-		t.Fatal(err)
+	for range 10 {
+		send(syscall.SIGUSR1)
 	}
+	send(syscall.SIGUSR2)
 	patience := time.After(time.Minute)
 	for {
 		select {
