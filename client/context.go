@@ -6,7 +6,8 @@ import (
 )
 
 // PublishContext is Publish that also ends with ctx, whose error it then returns.
-// The message may have been published all the same, or be published yet.
+// The message may have been published all the same, or be published yet, unless ctx
+// had ended before.
 func (w *Producer) PublishContext(ctx context.Context, topic string, body []byte) error {
 	return w.publish(ctx, request{topic: topic, body: body})
 }

@@ -277,7 +277,8 @@ func refused(err error) bool {
 	return true
 }
 
-// publish tries until one nsqd has answered.
+// publish tries until one nsqd has answered. Once ctx has ended, whatever else has
+// ended at the same moment, the error says so.
 func (f *FailoverProducer) publish(ctx context.Context, q request) error {
 	if ctx.Done() == nil {
 		limited, cancel := context.WithTimeout(ctx, retryFor)
@@ -286,14 +287,15 @@ func (f *FailoverProducer) publish(ctx context.Context, q request) error {
 	}
 	var last error
 	for {
+		if err := ctx.Err(); err != nil {
+			return joined(last, err)
+		}
 		if f.ctx.Err() != nil {
 			return ErrStopped
 		}
 		m, wait := f.pick()
 		if wait > 0 {
-			if err := f.sleep(ctx, wait); err != nil {
-				return joined(last, err)
-			}
+			f.sleep(ctx, wait)
 			continue
 		}
 		err := m.p.publish(ctx, q)
@@ -303,15 +305,15 @@ func (f *FailoverProducer) publish(ctx context.Context, q request) error {
 			return nil
 		case refused(err):
 			return err
-		case ctx.Err() != nil:
-			return joined(last, err)
+		case err == ctx.Err():
+			continue // which is not the nsqd's failure
 		}
 		last = err
 		m.failed()
 	}
 }
 
-// joined returns the nsqd's error, if there was one, and not that time was up.
+// joined returns the nsqd's error, if there was one, together with err.
 func joined(last, err error) error {
 	if last != nil {
 		return fmt.Errorf("%w, and then: %w", last, err)
@@ -320,16 +322,13 @@ func joined(last, err error) error {
 }
 
 // sleep waits; it ends with ctx and with Stop.
-func (f *FailoverProducer) sleep(ctx context.Context, d time.Duration) error {
+func (f *FailoverProducer) sleep(ctx context.Context, d time.Duration) {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
 	case <-timer.C:
-		return nil
 	case <-ctx.Done():
-		return ctx.Err()
 	case <-f.ctx.Done():
-		return ErrStopped
 	}
 }
 
@@ -443,7 +442,8 @@ func (f *FailoverProducer) DeferredPublish(topic string, delay time.Duration, bo
 	return f.publish(context.Background(), request{kind: deferred, topic: topic, delay: delay, body: body})
 }
 
-// PublishContext is Publish that is tried until ctx ends.
+// PublishContext is Publish that is tried until ctx ends. The error is then the
+// context's, for errors.Is, together with what the last nsqd that failed has said.
 func (f *FailoverProducer) PublishContext(ctx context.Context, topic string, body []byte) error {
 	return f.publish(ctx, request{topic: topic, body: body})
 }

@@ -86,7 +86,7 @@ func TestFailover(t *testing.T) {
 // TestFailoverRefusal does not try again what every server would refuse, and tries
 // again what one could not store.
 func TestFailoverRefusal(t *testing.T) {
-	asked := make(chan bool, 10)
+	asked := make(chan bool, 1000) // more than attempts in any time
 	f := newFake(t, func(c *fakeConn) {
 		c.hello(greeting)
 		_, body := c.command()
@@ -111,6 +111,45 @@ func TestFailoverRefusal(t *testing.T) {
 	}
 	cancel()
 	wantErr(t, receive(t, failed, "an error"), context.Canceled)
+}
+
+// A lateContext has ended when ended says so, but no select sees it: it is one that
+// ends at the very moment at which something else was ready, too.
+type lateContext struct {
+	context.Context
+	ended atomic.Bool
+}
+
+// Err returns context.Canceled once the context has ended.
+func (c *lateContext) Err() error {
+	if c.ended.Load() {
+		return context.Canceled
+	}
+	return nil
+}
+
+// TestFailoverEnded says that the context has ended also when a server's error came
+// at the same moment, and what that was.
+func TestFailoverEnded(t *testing.T) {
+	live, cancel := context.WithCancel(t.Context()) // has a Done, as contexts with an end have
+	defer cancel()
+	ctx := &lateContext{Context: live}
+	f := newFake(t, func(c *fakeConn) {
+		c.hello(greeting)
+		c.command()
+		ctx.ended.Store(true)
+		c.send(nsq.FrameTypeError, "E_PUB_FAILED disk")
+	})
+	p, _ := newFailover(t, f.addr())
+	err := p.PublishContext(ctx, "t", []byte("x"))
+	wantErr(t, err, context.Canceled)
+	wantText(t, err, "E_PUB_FAILED disk")
+	wantErr(t, p.PublishContext(ctx, "t", []byte("x")), context.Canceled)
+	p.Stop()
+	wantErr(t, p.PublishContext(ctx, "t", []byte("x")), context.Canceled)
+	if n := f.connections(); n != 1 {
+		t.Errorf("%d connections, want 1: nothing is published once the context has ended", n)
+	}
 }
 
 // TestFailoverStop completes what is under way, once each, and refuses the rest.
@@ -156,7 +195,7 @@ func TestFailoverLookupd(t *testing.T) {
 		t.Errorf("publishes to %s, want %s", p, one.addr())
 	}
 	l.set(func() { l.nsqds = []string{two.addr()} })
-	one.stop()
+	one.refuse()
 	eventually(t, "the first one is removed", func() bool {
 		must(t, p.Publish("t", []byte("x")))
 		return p.String() == two.addr()
@@ -166,7 +205,7 @@ func TestFailoverLookupd(t *testing.T) {
 
 // TestPublishContext gives up with the context, and the producer goes on.
 func TestPublishContext(t *testing.T) {
-	reached, release := make(chan bool, 1), make(chan bool)
+	reached, release, rest := make(chan bool, 1), make(chan bool), make(chan string, 3)
 	f := newFake(t, func(c *fakeConn) {
 		c.hello(greeting)
 		c.command()
@@ -174,7 +213,8 @@ func TestPublishContext(t *testing.T) {
 		<-release
 		c.send(nsq.FrameTypeError, "E_FIRST")
 		for range 3 {
-			c.command()
+			_, body := c.command()
+			rest <- string(body)
 			c.send(nsq.FrameTypeResponse, "OK")
 		}
 		c.drain()
@@ -187,9 +227,13 @@ func TestPublishContext(t *testing.T) {
 	cancel()
 	wantErr(t, receive(t, failed, "an error"), context.Canceled)
 	wantErr(t, p.Drain(ctx), context.Canceled)
+	wantErr(t, p.PublishContext(ctx, "t", []byte("never sent")), context.Canceled)
 	close(release)
 	must(t, p.Drain(t.Context()))
 	must(t, p.PublishContext(t.Context(), "t", []byte("x")))
+	if body := receive(t, rest, "what is sent next"); body != "x" {
+		t.Errorf("a context that had ended before has published %q", body)
+	}
 	must(t, p.MultiPublishContext(t.Context(), "t", [][]byte{[]byte("x")}))
 	must(t, p.DeferredPublishContext(t.Context(), "t", 0, []byte("x")))
 }

@@ -27,10 +27,11 @@ type fake struct {
 	l       net.Listener
 	scripts []func(*fakeConn)
 
-	mu    sync.Mutex
-	count int // connections so far
-	conns map[net.Conn]struct{}
-	work  sync.WaitGroup
+	mu      sync.Mutex
+	count   int // connections so far
+	conns   map[net.Conn]struct{}
+	refuses bool
+	work    sync.WaitGroup
 }
 
 // newFake starts a server that ends with the test, after whatever the test itself
@@ -52,12 +53,19 @@ func (f *fake) addr() string { return f.l.Addr().String() }
 
 func (f *fake) stop() {
 	f.l.Close()
+	f.refuse()
+	f.work.Wait()
+}
+
+// refuse closes all connections, and each new one at once. The port stays ours, so
+// that nobody else's server is met there.
+func (f *fake) refuse() {
 	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.refuses = true
 	for c := range f.conns {
 		c.Close()
 	}
-	f.mu.Unlock()
-	f.work.Wait()
 }
 
 func (f *fake) connections() int {
@@ -73,6 +81,11 @@ func (f *fake) serve() {
 			return
 		}
 		f.mu.Lock()
+		if f.refuses {
+			f.mu.Unlock()
+			nc.Close()
+			continue
+		}
 		script := f.scripts[min(f.count, len(f.scripts)-1)]
 		f.count++
 		f.conns[nc] = struct{}{}
@@ -276,13 +289,12 @@ func (b *logBook) show(t *testing.T) {
 	})
 }
 
-// quickConfig has short waits, for servers that say nothing. They are long enough
-// for a busy machine to come as far as that.
+// quickConfig has short waits, for servers that say nothing. A machine that stalls
+// can reach them before a connection is made: tests try that again.
 func quickConfig() *nsq.Config {
 	cfg := calm()
 	cfg.ReadTimeout = time.Second
 	cfg.HeartbeatInterval = 500 * time.Millisecond
-	cfg.WriteTimeout = time.Second
 	return cfg
 }
 
@@ -290,6 +302,7 @@ func quickConfig() *nsq.Config {
 func calm() *nsq.Config {
 	cfg := nsq.NewConfig()
 	cfg.DialTimeout = patience
+	cfg.WriteTimeout = patience
 	return cfg
 }
 

@@ -207,8 +207,11 @@ func (q *request) appendTo(b []byte) []byte {
 var waiters = sync.Pool{New: func() any { return &ProducerTransaction{wait: make(chan error, 1)} }}
 
 // publish sends the request and waits for its answer, or for the end of ctx. In
-// that case the answer is dropped when it comes.
+// that case the answer is dropped when it comes. Nothing is sent once ctx has ended.
 func (w *Producer) publish(ctx context.Context, q request) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
 	tx := waiters.Get().(*ProducerTransaction)
 	if err := w.submit(ctx, &q, tx); err != nil {
 		waiters.Put(tx)

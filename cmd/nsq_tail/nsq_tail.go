@@ -65,7 +65,13 @@ func run(p *tool.Process) int {
 func tail(p *tool.Process, o *options) error {
 	out := newPrinter(p.Stdout, o.count)
 	var consumers []*nsq.Consumer
-	stop := func() { tool.StopConsumers(consumers) }
+	stop := func() {
+		for _, c := range consumers {
+			c.Stop()
+		}
+		out.giveBack()
+		tool.StopConsumers(consumers)
+	}
 	for _, topic := range o.topics {
 		p.Log.Printf("Adding consumer for topic: %s", topic)
 		c, err := p.NewConsumer(topic, o.channel, o.config)
@@ -103,6 +109,8 @@ type printer struct {
 	record []byte
 	err    error
 	done   bool
+	held   []*nsq.Message // not to be printed, for giveBack
+	ending bool           // giveBack was called
 }
 
 // newPrinter returns a printer of count records, or of any number if count is
@@ -114,20 +122,19 @@ func newPrinter(w io.Writer, count int) *printer {
 	return &printer{doneC: make(chan struct{}), w: w, left: count}
 }
 
-// print writes m. A message that is not to be printed goes back to nsqd, without
-// backoff: others may wait for it.
+// print writes m. A message that is not to be printed goes back to nsqd.
 func (p *printer) print(prefix string, m *nsq.Message) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.done {
-		m.RequeueWithoutBackoff(0)
+		p.hold(m)
 		return nil
 	}
 	p.record = append(append(append(p.record[:0], prefix...), m.Body...), '\n')
 	if _, err := p.w.Write(p.record); err != nil {
 		p.err = fmt.Errorf("failed to write to standard output - %w", err)
 		p.finish()
-		m.RequeueWithoutBackoff(0)
+		p.hold(m)
 		return nil
 	}
 	p.left--
@@ -140,6 +147,30 @@ func (p *printer) print(prefix string, m *nsq.Message) error {
 func (p *printer) finish() {
 	p.done = true
 	close(p.doneC)
+}
+
+// hold keeps a message until nsqd knows that we want no more. Before that it would
+// come to us again at once, and again, until the client gives it up after
+// max_attempts, and nobody would ever see it.
+func (p *printer) hold(m *nsq.Message) {
+	if p.ending {
+		m.RequeueWithoutBackoff(0)
+		return
+	}
+	m.DisableAutoResponse()
+	p.held = append(p.held, m)
+}
+
+// giveBack requeues what is held, and from then on what else is not to be printed,
+// without backoff: others may wait for it. The consumers have been told to stop.
+func (p *printer) giveBack() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.ending = true
+	for _, m := range p.held {
+		m.RequeueWithoutBackoff(0)
+	}
+	p.held = nil
 }
 
 func (p *printer) failure() error {

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	nsq "github.com/zsqio/zsq/client"
 	"github.com/zsqio/zsq/internal/tool"
@@ -50,16 +51,55 @@ func TestCountsOverTopics(t *testing.T) {
 	if len(lines) != 4 || lines[0] != "a | x" || lines[3] != "b | x" {
 		t.Errorf("printed %q", out)
 	}
-	depth := int64(0)
 	for _, topic := range []string{"a", "b"} {
-		b.Settles(t, topic, "ch", "nothing in flight", func(ch tool.ChannelStats) bool { return ch.InFlightCount == 0 && ch.ClientCount == 0 })
-		ch, _ := b.Channel(t, topic, "ch")
-		depth += ch.Depth
-	}
-	if depth != 2 {
-		t.Errorf("%d messages are left, want 2", depth)
+		left := int64(3 - strings.Count(out, topic+" | "))
+		b.Settles(t, topic, "ch", "what was not printed is left", func(ch tool.ChannelStats) bool {
+			return ch.Depth == left && ch.InFlightCount == 0 && ch.DeferredCount == 0 && ch.ClientCount == 0
+		})
 	}
 }
+
+// TestGiveBack shows that what is not to be printed is kept until the consumers
+// stop: given back before, it would come again and again, until it is given up.
+func TestGiveBack(t *testing.T) {
+	var w writes
+	p := newPrinter(&w, 1)
+	back := new(requeued)
+	message := func() *nsq.Message {
+		m := nsq.NewMessage(nsq.MessageID{}, []byte("body"))
+		m.Delegate = back
+		return m
+	}
+	printed, beyond, late := message(), message(), message()
+	for _, m := range []*nsq.Message{printed, beyond} {
+		if err := p.print("", m); err != nil {
+			t.Fatal(err)
+		}
+	}
+	<-p.doneC
+	if *back != 0 || printed.IsAutoResponseDisabled() || !beyond.IsAutoResponseDisabled() {
+		t.Errorf("%d are requeued while more may come", *back)
+	}
+	p.giveBack()
+	if err := p.print("", late); err != nil {
+		t.Fatal(err)
+	}
+	if *back != 2 || printed.HasResponded() || len(w) != 1 {
+		t.Errorf("%d are requeued, want 2; %q is printed", *back, w)
+	}
+}
+
+// requeued counts messages that are requeued.
+type requeued int
+
+// OnRequeue counts.
+func (r *requeued) OnRequeue(*nsq.Message, time.Duration, bool) { *r++ }
+
+// OnFinish does nothing: nothing here finishes.
+func (*requeued) OnFinish(*nsq.Message) {}
+
+// OnTouch does nothing.
+func (*requeued) OnTouch(*nsq.Message) {}
 
 // TestFollow prints as messages come, until a signal.
 func TestFollow(t *testing.T) {
@@ -86,7 +126,8 @@ func TestWriteFails(t *testing.T) {
 	b.Create(t, "t", "ch")
 	b.Publish(t, "t", "one")
 	var stderr tooltest.Buffer
-	p := tool.NewProcess("nsq_tail", []string{"--topic=t", "--channel=ch", "--nsqd-tcp-address=" + b.TCP}, nil, brokenPipe{}, &stderr, nil)
+	args := append(tooltest.Unhurried("nsq_tail"), "--topic=t", "--channel=ch", "--nsqd-tcp-address="+b.TCP)
+	p := tool.NewProcess("nsq_tail", args, nil, brokenPipe{}, &stderr, nil)
 	if code := run(p); code != tool.ExitError || !strings.HasSuffix(stderr.String(), "failed to write to standard output - broken pipe\n") {
 		t.Errorf("code %d, %s", code, &stderr)
 	}

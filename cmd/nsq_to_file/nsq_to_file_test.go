@@ -88,7 +88,8 @@ func TestHangUpAndStop(t *testing.T) {
 		t.Run(flags[0], func(t *testing.T) {
 			b, dir := tooltest.StartBroker(t), t.TempDir()
 			out := filepath.Join(dir, "out")
-			args := []string{"--topic=t", "--nsqd-tcp-address=" + b.TCP, "--output-dir=" + out}
+			// Without the hour in their names, files are in order whenever this runs.
+			args := []string{"--topic=t", "--nsqd-tcp-address=" + b.TCP, "--output-dir=" + out, "--datetime-format=end"}
 			for _, f := range flags {
 				args = append(args, strings.ReplaceAll(f, "WORK", filepath.Join(dir, "work")))
 			}
@@ -122,6 +123,7 @@ func TestManyAttempts(t *testing.T) {
 	b.Publish(t, "t", "line")
 	config := nsq.NewConfig()
 	config.MaxAttempts = 0
+	config.DialTimeout, config.WriteTimeout = tooltest.Patience, tooltest.Patience
 	c, err := nsq.NewConsumer("t", "nsq_to_file", config)
 	if err != nil {
 		t.Fatal(err)
@@ -142,6 +144,7 @@ func TestManyAttempts(t *testing.T) {
 	<-tenth
 	tool.StopConsumers([]*nsq.Consumer{c})
 	r := tooltest.Start(t, "nsq_to_file", run, nil, "--topic=t", "--nsqd-tcp-address="+b.TCP, "--output-dir="+out, "--sync-interval=5ms")
+	tooltest.Eventually(t, "the line is in a file", func() bool { return text(t, out) == "line\n" })
 	b.Settles(t, "t", "nsq_to_file", "finished", func(ch tool.ChannelStats) bool {
 		return ch.Depth == 0 && ch.InFlightCount == 0 && ch.DeferredCount == 0
 	})
@@ -238,10 +241,9 @@ func testKilled(t *testing.T, lines int64, kills int) {
 			t.Parallel()
 			b, dir := tooltest.StartBroker(t), t.TempDir()
 			b.Create(t, "t", "nsq_to_file")
-			args := []string{
-				"--topic=t", "--nsqd-tcp-address=" + b.TCP, "--output-dir=" + filepath.Join(dir, "out"),
-				"--sync-interval=20ms", fmt.Sprint("--max-in-flight=", maxInFlight),
-			}
+			args := append(tooltest.Unhurried("nsq_to_file"),
+				"--topic=t", "--nsqd-tcp-address="+b.TCP, "--output-dir="+filepath.Join(dir, "out"),
+				"--sync-interval=20ms", fmt.Sprint("--max-in-flight=", maxInFlight))
 			if kills > 0 { // what a killed process held comes again only after this
 				args = append(args, "--consumer-opt=msg_timeout,3s") // what lives is quicker, on any machine
 			}
@@ -287,10 +289,10 @@ func testKilled(t *testing.T, lines int64, kills int) {
 					t.Logf("%+v\n%s", ch, log)
 				}
 			})
-			tooltest.Eventually(t, "all are finished", func() bool {
-				ch, _ := b.Channel(t, "t", "nsq_to_file")
+			b.Settles(t, "t", "nsq_to_file", "all are finished", func(ch tool.ChannelStats) bool {
 				return ch.Depth == 0 && ch.InFlightCount == 0 && ch.DeferredCount == 0
 			})
+			tooltest.Eventually(t, "the last one handles signals", handles)
 			cmd.Process.Signal(syscall.SIGTERM)
 			if err := cmd.Wait(); err != nil {
 				t.Errorf("the last one ends with %v\n%s", err, log)

@@ -48,6 +48,8 @@ func newBench(t *testing.T, adjust func(*options)) *bench {
 		t.Fatal(err)
 	}
 	b.w.now = func() time.Time { return b.clock }
+	b.w.flushTimer = time.AfterFunc(time.Hour, func() {}) // tests flush themselves
+	b.w.flushTimer.Stop()
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Logf("log:\n%s", &b.log)
@@ -206,6 +208,20 @@ func TestPlainIsSeen(t *testing.T) {
 	b.w.flushQuiet()
 	b.want("out/t.15", "1\n")
 	b.wantFinished()
+}
+
+// TestQuietTopic is TestPlainIsSeen with the writer's own timer.
+func TestQuietTopic(t *testing.T) {
+	b := newBench(t, nil)
+	b.w.flushTimer = time.AfterFunc(time.Hour, b.w.flushQuiet)
+	b.put("1")
+	for end := time.Now().Add(time.Minute); b.files()["out/t.15"] != "1\n"; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("the line of a quiet topic does not reach the file")
+		}
+	}
+	b.wantFinished()
+	b.close()
 }
 
 // TestMembers shows that each sync ends a gzip member, and that a file has whole

@@ -143,7 +143,9 @@ func TestRoundTrip(t *testing.T) {
 		src, dst := tooltest.StartBroker(t), tooltest.StartBroker(t)
 		start(t, append(flags, "--topic=t", "--nsqd-tcp-address="+src.TCP, "--destination-nsqd-tcp-address="+dst.TCP)...)
 		got := make(chan string, 1)
-		c, err := nsq.NewConsumer("t", "check", nsq.NewConfig())
+		config := nsq.NewConfig()
+		config.DialTimeout, config.WriteTimeout = tooltest.Patience, tooltest.Patience
+		c, err := nsq.NewConsumer("t", "check", config)
 		if err != nil {
 			t.Fatal(err)
 		}

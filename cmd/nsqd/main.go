@@ -43,11 +43,12 @@ func run() int {
 		return 0
 	}
 	// Before the listeners open, so that no early signal is fatal.
-	signals := make(chan os.Signal, 1)
-	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
+	// Hang-ups have a go-chan of their own, or one that waits would keep TERM away.
+	stops, hangUps := make(chan os.Signal, 1), make(chan os.Signal, 1)
+	signal.Notify(stops, syscall.SIGINT, syscall.SIGTERM)
 	// Under nohup a hang-up stays ignored.
 	if !signal.Ignored(syscall.SIGHUP) {
-		signal.Notify(signals, syscall.SIGHUP)
+		signal.Notify(hangUps, syscall.SIGHUP)
 	}
 	e, err := engine.New(o, log)
 	if err != nil {
@@ -55,7 +56,7 @@ func run() int {
 		return 1
 	}
 	e.Start()
-	code = serve(e, o, log, signals)
+	code = serve(e, o, log, stops, hangUps)
 	if err := e.Shutdown(); err != nil {
 		fatalf(log, o, "not everything was saved - %s", err)
 		return 1
@@ -65,13 +66,12 @@ func run() int {
 
 // serve waits for the end, and reloads certificates when it is told to. It
 // returns the exit code, as far as it is known by then.
-func serve(e *engine.Engine, o *engine.Options, log io.Writer, signals <-chan os.Signal) int {
+func serve(e *engine.Engine, o *engine.Options, log io.Writer, stops, hangUps <-chan os.Signal) int {
 	for {
 		select {
-		case s := <-signals:
-			if s != syscall.SIGHUP {
-				return 0
-			}
+		case <-stops:
+			return 0
+		case <-hangUps:
 			_ = e.ReloadCertificates() // it has logged why not
 		case err := <-e.Failed():
 			fatalf(log, o, "HTTP ended - %s", err)

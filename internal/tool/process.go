@@ -49,10 +49,25 @@ func NewProcess(name string, args []string, stdin io.Reader, stdout, stderr io.W
 // TERM and the extra signals are sent to Process.Signals; others do what the
 // system has them do.
 func Main(name string, run func(*Process) int, extra ...os.Signal) {
-	// Room for one of each kind, so that none is lost while run is busy.
-	signals := make(chan os.Signal, 2+len(extra))
-	signal.Notify(signals, append(extra, syscall.SIGINT, syscall.SIGTERM)...)
+	signals := notify(append(extra, syscall.SIGINT, syscall.SIGTERM)...)
 	os.Exit(run(NewProcess(name, os.Args[1:], os.Stdin, os.Stdout, os.Stderr, signals)))
+}
+
+// notify returns a go-chan of these signals. One of each kind waits while nobody
+// takes it, however many of another kind came before: hang-ups keep no TERM away.
+// Its goroutines, one a kind, live as long as the process.
+func notify(kinds ...os.Signal) <-chan os.Signal {
+	signals := make(chan os.Signal)
+	for _, kind := range kinds {
+		one := make(chan os.Signal, 1)
+		signal.Notify(one, kind)
+		go func() {
+			for s := range one {
+				signals <- s
+			}
+		}()
+	}
+	return signals
 }
 
 // Flags returns an empty flag set that reports to standard error.

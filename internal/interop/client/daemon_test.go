@@ -88,6 +88,14 @@ func must(t *testing.T, err error) {
 	}
 }
 
+// calm is a configuration without time-outs that a machine which stalls could reach,
+// our process or the daemon's.
+func calm() *nsq.Config {
+	cfg := nsq.NewConfig()
+	cfg.DialTimeout, cfg.WriteTimeout = patience, patience
+	return cfg
+}
+
 func newProducer(t *testing.T, addr string, cfg *nsq.Config) *nsq.Producer {
 	t.Helper()
 	p, err := nsq.NewProducer(addr, cfg)
@@ -110,13 +118,15 @@ func newConsumer(t *testing.T, topic string, cfg *nsq.Config, concurrency int, h
 	return r
 }
 
-// drained waits until a channel has nothing left.
+// drained waits until a channel has nothing left, and still has when it is asked
+// again: a message that is just being delivered may be counted nowhere.
 func drained(t *testing.T, d *daemon.Daemon, topic string) {
 	t.Helper()
-	eventually(t, "the channel is drained", func() bool {
+	empty := func() bool {
 		ch, ok := d.Channel(t, topic, "ch")
 		return ok && ch.Depth+ch.InFlightCount+ch.DeferredCount == 0
-	})
+	}
+	eventually(t, "the channel is drained", func() bool { return empty() && empty() })
 }
 
 // ledger counts how often each message came.
@@ -143,7 +153,7 @@ func (l *ledger) distinct() int {
 // TestRoundTrip publishes in every way and consumes each message once.
 func TestRoundTrip(t *testing.T) {
 	each(t, func(t *testing.T, kind string) {
-		roundTrip(t, start(t, kind), nsq.NewConfig(), 10*time.Millisecond)
+		roundTrip(t, start(t, kind), calm(), 10*time.Millisecond)
 	})
 }
 
@@ -220,7 +230,7 @@ func TestErrors(t *testing.T) {
 		d := start(t, kind, "--max-msg-size=100", "--max-body-size=1000")
 		f := func(want string, publish func(*nsq.Producer) error) {
 			t.Helper()
-			p := newProducer(t, d.TCP, nsq.NewConfig())
+			p := newProducer(t, d.TCP, calm())
 			if err := publish(p); err != (nsq.ErrProtocol{Reason: want}) {
 				t.Errorf("error %v, want %s", err, want)
 			}
@@ -238,7 +248,7 @@ func TestErrors(t *testing.T) {
 		f("E_INVALID DPUB timeout 7200000 out of range 0-3600000", func(p *nsq.Producer) error {
 			return p.DeferredPublish("ok", 2*time.Hour, []byte("x"))
 		})
-		cfg := nsq.NewConfig()
+		cfg := calm()
 		cfg.HeartbeatInterval = 100 * time.Millisecond
 		err := newProducer(t, d.TCP, cfg).Publish("ok", []byte("x"))
 		if err != (nsq.ErrIdentify{Reason: "E_BAD_BODY IDENTIFY heartbeat interval (100) is invalid"}) {
@@ -251,7 +261,7 @@ func TestErrors(t *testing.T) {
 func TestHeartbeats(t *testing.T) {
 	each(t, func(t *testing.T, kind string) {
 		d := start(t, kind)
-		cfg := nsq.NewConfig()
+		cfg := calm()
 		cfg.HeartbeatInterval = time.Second
 		cfg.ReadTimeout = patience // the daemon's patience is what matters
 		cfg.MaxInFlight = 10
@@ -265,10 +275,7 @@ func TestHeartbeats(t *testing.T) {
 		var l ledger
 		r := newConsumer(t, "beats", cfg, 1, func(m *nsq.Message) error { <-release; l.note(m); return nil })
 		must(t, r.ConnectToNSQD(d.TCP))
-		time.Sleep(2500 * time.Millisecond) // more than two heartbeats, after which a silent client is dropped
-		if got, _ := d.Channel(t, "beats", "ch"); got.ClientCount != 1 || got.InFlightCount != 10 {
-			t.Errorf("%+v, want one client with ten in flight", got)
-		}
+		connected(t, d)
 		close(release)
 		drained(t, d, "beats")
 		must(t, p.Publish("beats", []byte("on the same connection")))
@@ -276,13 +283,46 @@ func TestHeartbeats(t *testing.T) {
 	})
 }
 
+// connected wants one client with ten messages in flight for more than two of its
+// heartbeats, after which a silent client is dropped. If it, or the daemon, gets no
+// time to run for about as long it is dropped, too, and rightly: then the stretch
+// that is looked at begins anew, with the connection that the consumer makes.
+func connected(t *testing.T, d *daemon.Daemon) {
+	t.Helper()
+	var got daemon.Channel
+	holds := func() bool {
+		got, _ = d.Channel(t, "beats", "ch")
+		return got.ClientCount == 1 && got.InFlightCount == 10
+	}
+	eventually(t, "one client has ten in flight", holds)
+	limit := time.Now().Add(2 * patience)
+	for begin, last := time.Now(), time.Now(); last.Sub(begin) < 2500*time.Millisecond; {
+		if last.After(limit) {
+			t.Fatal("the machine stalls all the time")
+		}
+		time.Sleep(10 * time.Millisecond)
+		ok, now := holds(), time.Now()
+		if now.Sub(last) > 700*time.Millisecond {
+			t.Logf("nothing ran for %v", now.Sub(last))
+			time.Sleep(time.Second) // whoever is dropped for that is dropped by then
+			eventually(t, "one client has ten in flight again", holds)
+			begin, last = time.Now(), time.Now()
+			continue
+		}
+		if !ok {
+			t.Fatalf("%+v, want one client with ten in flight", got)
+		}
+		last = now
+	}
+}
+
 // TestRestart kills the daemon and brings it back: producer and consumer go on.
 func TestRestart(t *testing.T) {
 	each(t, func(t *testing.T, kind string) {
 		d := start(t, kind)
-		p := newProducer(t, d.TCP, nsq.NewConfig())
+		p := newProducer(t, d.TCP, calm())
 		var l ledger
-		r := newConsumer(t, "again", nsq.NewConfig(), 1, func(m *nsq.Message) error { l.note(m); return nil })
+		r := newConsumer(t, "again", calm(), 1, func(m *nsq.Message) error { l.note(m); return nil })
 		must(t, r.ConnectToNSQD(d.TCP))
 		for i := range 3 {
 			body := fmt.Append(nil, i)
@@ -309,7 +349,7 @@ func TestUpgrades(t *testing.T) {
 		flags := []string{"--snappy=true", "--deflate=true", "--max-deflate-level=6", "--tls-cert=" + cert, "--tls-key=" + key, "--https-address="}
 		for _, options := range [][]string{{"snappy"}, {"deflate"}, {"tls_v1"}, {"tls_v1", "snappy"}, {"tls_v1", "deflate"}} {
 			t.Run(strings.Join(options, " and "), func(t *testing.T) {
-				cfg := nsq.NewConfig()
+				cfg := calm()
 				for _, o := range options {
 					must(t, cfg.Set(o, true))
 				}
@@ -319,7 +359,7 @@ func TestUpgrades(t *testing.T) {
 			})
 		}
 		t.Run("an unknown authority", func(t *testing.T) {
-			cfg := nsq.NewConfig()
+			cfg := calm()
 			cfg.TlsV1 = true
 			err := newProducer(t, start(t, kind, flags...).TCP, cfg).Ping()
 			if !errors.As(err, new(nsq.ErrIdentify)) || !strings.Contains(err.Error(), "certificate") {
@@ -345,10 +385,11 @@ func TestAuth(t *testing.T) {
 	}))
 	defer s.Close()
 	each(t, func(t *testing.T, kind string) {
-		d := start(t, kind, "--auth-http-address="+strings.TrimPrefix(s.URL, "http://"))
+		d := start(t, kind, "--auth-http-address="+strings.TrimPrefix(s.URL, "http://"),
+			"--http-client-connect-timeout=1m", "--http-client-request-timeout=1m")
 		f := func(secret, want string) {
 			t.Helper()
-			cfg := nsq.NewConfig()
+			cfg := calm()
 			cfg.AuthSecret = secret
 			if err := newProducer(t, d.TCP, cfg).Publish("t", []byte("x")); err == nil || err.Error() != want {
 				t.Errorf("secret %q: error %v, want %s", secret, err, want)
@@ -356,7 +397,7 @@ func TestAuth(t *testing.T) {
 		}
 		f("", "Auth Required")
 		f("wrong", "Error authenticating E_AUTH_FAILED AUTH failed")
-		cfg := nsq.NewConfig()
+		cfg := calm()
 		cfg.AuthSecret = "sesame"
 		roundTrip(t, d, cfg, 0)
 	})
@@ -368,9 +409,9 @@ func TestDiscovery(t *testing.T) {
 	d := start(t, kindUpstream, "--lookupd-tcp-address="+lookupd.TCP)
 	other := start(t, kindZsq, "--lookupd-tcp-address="+lookupd.TCP)
 	for i, d := range []*daemon.Daemon{d, other} {
-		must(t, newProducer(t, d.TCP, nsq.NewConfig()).Publish("found", fmt.Append(nil, i)))
+		must(t, newProducer(t, d.TCP, calm()).Publish("found", fmt.Append(nil, i)))
 	}
-	cfg := nsq.NewConfig()
+	cfg := calm()
 	cfg.LookupdPollInterval = 50 * time.Millisecond
 	cfg.MaxInFlight = 2
 	var l ledger
@@ -386,9 +427,9 @@ func TestDiscovery(t *testing.T) {
 func TestConnAlone(t *testing.T) {
 	each(t, func(t *testing.T, kind string) {
 		d := start(t, kind)
-		must(t, newProducer(t, d.TCP, nsq.NewConfig()).Publish("alone", []byte("x")))
+		must(t, newProducer(t, d.TCP, calm()).Publish("alone", []byte("x")))
 		del := &delegate{messages: make(chan *nsq.Message, 10), closed: make(chan bool)}
-		c := nsq.NewConn(d.TCP, nsq.NewConfig(), del)
+		c := nsq.NewConn(d.TCP, calm(), del)
 		resp, err := c.Connect()
 		must(t, err)
 		if resp.MaxRdyCount != 2500 || c.MaxRDY() != 2500 || c.String() != d.TCP || c.RemoteAddr().String() != d.TCP {

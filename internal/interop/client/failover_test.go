@@ -12,8 +12,6 @@ import (
 	"github.com/zsqio/zsq/internal/interop/daemon"
 )
 
-func calm() *nsq.Config { return nsq.NewConfig() }
-
 // TestFailover publishes through three daemons of which one after the other goes
 // away and comes back.
 func TestFailover(t *testing.T) {

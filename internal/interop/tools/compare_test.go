@@ -28,7 +28,7 @@ func TestToNsq(t *testing.T) {
 		var got [2][]string
 		for i, side := range sides {
 			name := topic + "_" + side
-			r := run(t, side, "to_nsq", input, append(flags, "--topic="+name, "--nsqd-tcp-address="+b.TCP)...)
+			r := run(t, side, "to_nsq", input, slices.Concat(unhurried("to_nsq"), flags, []string{"--topic=" + name, "--nsqd-tcp-address=" + b.TCP})...)
 			if r.code != 0 {
 				t.Errorf("%s ends with %d: %s", side, r.code, r.stderr)
 			}
@@ -59,7 +59,8 @@ func TestNsqTail(t *testing.T) {
 	for _, flags := range [][]string{{"-n=100"}, {"-n=100", "--print-topic"}} {
 		var got [2]string
 		for i, side := range sides {
-			r := run(t, side, "nsq_tail", "", append(flags, "--topic=t", "--channel="+side, "--max-in-flight=1", "--nsqd-tcp-address="+b.TCP)...)
+			r := run(t, side, "nsq_tail", "", slices.Concat(unhurried("nsq_tail"), flags,
+				[]string{"--topic=t", "--channel=" + side, "--max-in-flight=1", "--nsqd-tcp-address=" + b.TCP})...)
 			if r.code != 0 {
 				t.Errorf("%s ends with %d: %s", side, r.code, r.stderr)
 			}
@@ -99,6 +100,7 @@ func TestNsqStat(t *testing.T) {
 	other := startNsqd(t, daemon.UpstreamNsqd, "--lookupd-tcp-address="+lookupd.TCP)
 	other.Create(t, "t", "ch")
 	other.publish(t, "t", logLines(5))
+	other.settles(t, "t", "ch", "all waiting", func(ch channelStats) bool { return ch.Depth == 5 })
 	eventually(t, "nsqlookupd knows the topic", func() bool {
 		resp, err := http.Get("http://" + lookupd.HTTP + "/lookup?topic=t")
 		must(t, err)
@@ -112,7 +114,8 @@ func TestNsqStat(t *testing.T) {
 		t.Helper()
 		var got [2]result
 		for i, side := range sides {
-			got[i] = run(t, side, "nsq_stat", "", append(flags, "--topic=t", "--interval=20ms", "--count=27")...)
+			got[i] = run(t, side, "nsq_stat", "", slices.Concat(unhurried("nsq_stat"), flags,
+				[]string{"--topic=t", "--interval=20ms", "--count=27"})...)
 		}
 		if got[0].code != got[1].code || got[0].stdout != got[1].stdout {
 			t.Errorf("%q: upstream ends with %d:\n%s%s\nours with %d:\n%s%s", flags, got[0].code, got[0].stdout, got[0].stderr,

@@ -81,13 +81,36 @@ func (b *Broker) Channel(t testing.TB, topic, channel string) (stats tool.Channe
 	return stats, err == nil
 }
 
-// Settles waits until the channel's numbers satisfy want.
+// Settles waits until the channel's numbers satisfy want, and still do when every
+// loop of the broker has come round: a message that is being delivered counts as in
+// flight only at the end of its round, and until then nowhere.
 func (b *Broker) Settles(t testing.TB, topic, channel, what string, want func(tool.ChannelStats) bool) {
 	t.Helper()
-	Eventually(t, topic+"/"+channel+": "+what, func() bool {
+	settled := func() bool {
 		stats, ok := b.Channel(t, topic, channel)
 		return ok && want(stats)
+	}
+	Eventually(t, topic+"/"+channel+": "+what, func() bool {
+		if !settled() {
+			return false
+		}
+		b.comesRound(t)
+		return settled()
 	})
+}
+
+// comesRound returns when every loop has ended the round that it was in: the
+// figures of clients are asked for on the loops.
+func (b *Broker) comesRound(t testing.TB) {
+	t.Helper()
+	resp, err := http.Get("http://" + b.HTTP + "/stats?format=json&include_clients=true")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if _, err := io.Copy(io.Discard, resp.Body); err != nil || resp.StatusCode != http.StatusOK {
+		t.Fatalf("/stats: %s, %v", resp.Status, err)
+	}
 }
 
 // Finished is a channel that has had count messages, all of them finished.

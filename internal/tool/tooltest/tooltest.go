@@ -8,6 +8,7 @@ import (
 	"bytes"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -35,28 +36,54 @@ type Run struct {
 	Stdout, Stderr *Buffer
 	signals        chan os.Signal
 	code           chan int
+	done           chan struct{} // closed when the tool has ended
 }
 
-// Start calls run in a goroutine. A nil stdin is empty. A tool that the test has
-// not waited for is sent an interrupt when the test ends, and waited for.
+// Unhurried returns flags of the tool with that name which put its time-outs where
+// no machine that stalls reaches them. Flags behind them win.
+func Unhurried(name string) []string {
+	consumer := []string{"--consumer-opt=dial_timeout,1m", "--consumer-opt=write_timeout,1m"}
+	producer := []string{"--producer-opt=dial_timeout,1m", "--producer-opt=write_timeout,1m"}
+	http := []string{"--http-client-connect-timeout=1m", "--http-client-request-timeout=1m"}
+	switch name {
+	case "nsq_stat":
+		return http
+	case "nsq_tail":
+		return consumer
+	case "nsq_to_file", "nsq_to_http":
+		return append(consumer, http...)
+	case "nsq_to_nsq":
+		return append(consumer, producer...)
+	case "to_nsq":
+		return producer
+	}
+	return nil
+}
+
+// Start calls run in a goroutine, with the args behind those of Unhurried. A nil
+// stdin is empty. A tool that the test has not waited for is sent an interrupt when
+// the test ends, and waited for.
 func Start(t testing.TB, name string, run func(*tool.Process) int, stdin io.Reader, args ...string) *Run {
 	t.Helper()
 	if stdin == nil {
 		stdin = strings.NewReader("")
 	}
-	r := &Run{Stdout: new(Buffer), Stderr: new(Buffer), signals: make(chan os.Signal, 4), code: make(chan int, 1)}
-	done := make(chan struct{})
+	r := &Run{
+		Stdout: new(Buffer), Stderr: new(Buffer),
+		signals: make(chan os.Signal, 4), code: make(chan int, 1), done: make(chan struct{}),
+	}
+	args = slices.Concat(Unhurried(name), args)
 	go func() {
-		defer close(done)
+		defer close(r.done)
 		r.code <- run(tool.NewProcess(name, args, stdin, r.Stdout, r.Stderr, r.signals))
 	}()
 	t.Cleanup(func() {
 		select {
-		case <-done:
+		case <-r.done:
 		default:
 			r.Signal(os.Interrupt)
 			select {
-			case <-done:
+			case <-r.done:
 			case <-time.After(Patience):
 				t.Errorf("%s does not end", name)
 			}
@@ -68,11 +95,13 @@ func Start(t testing.TB, name string, run func(*tool.Process) int, stdin io.Read
 	return r
 }
 
-// Signal sends the tool a signal, unless several are waiting already.
+// Signal sends the tool a signal, unless the tool has ended. While several wait for
+// the tool it waits, too: none is lost.
 func (r *Run) Signal(s os.Signal) {
 	select {
 	case r.signals <- s:
-	default:
+	case <-r.done:
+	case <-time.After(Patience): // Wait, or the test's end, tells of it
 	}
 }
 
