@@ -14,6 +14,7 @@ import (
 type script struct {
 	name  string // file name without .txt
 	flags []string
+	beats bool // heartbeats count as frames
 	cases []testCase
 }
 
@@ -34,6 +35,8 @@ func readScript(path string) (*script, error) {
 		title, isTitle := strings.CutPrefix(line, "== ")
 		switch {
 		case strings.TrimSpace(line) == "" || strings.HasPrefix(line, "#"):
+		case line == "heartbeats" && len(s.cases) == 0:
+			s.beats = true
 		case isFlags && len(s.cases) == 0:
 			s.flags = append(s.flags, strings.Fields(flags)...)
 		case isTitle:
