@@ -19,10 +19,11 @@
 // lines may be
 //
 //	flags --max-msg-size=100 ...
-//	heartbeats
+//	clocks
 //
-// Without the latter heartbeats are no frames to it: a machine that stands still makes
-// some.
+// The latter is for what brokers do at their own time: heartbeats are frames then, and
+// each broker is played at its own pace. Without it heartbeats are skipped: a machine
+// that stands still makes some.
 //
 // A line starting with "==" begins a case and names it. In a case {t} is a topic
 // name of its own, and connections are its own. Then, one step a line:
