@@ -301,7 +301,8 @@ func (e *Engine) clients(topic string) iter.Seq[seenClient] {
 func (h *handler) describe(seen []seenClient, from int, topic string) []seenClient {
 	to := min(from+clientsAtOnce, len(h.conns))
 	for _, c := range h.conns[min(from, to):to] {
-		if c != nil && c.greeted && (c.sub != nil || len(c.pubs) > 0) {
+		// Who has seen the end does not expect to be listed.
+		if c != nil && c.greeted && !c.nc.Parted() && (c.sub != nil || len(c.pubs) > 0) {
 			one := seenClient{stats: c.stats(topic), producer: len(c.pubs) > 0}
 			if c.sub != nil {
 				one.channel = c.sub.Channel()

@@ -154,6 +154,10 @@ func (c *Conn) Close(err error) {
 	}
 }
 
+// Parted reports whether the peer may have seen the end of the connection. Closed
+// follows later when the peer's kernel takes its time.
+func (c *Conn) Parted() bool { return c.phase >= phaseLinger }
+
 // mark makes the end of the round look at the connection.
 func (c *Conn) mark() {
 	if !c.dirty {

@@ -601,6 +601,57 @@ func TestLingerEnds(t *testing.T) {
 	t.Errorf("no connection of %d has gone", cap(closed))
 }
 
+// TestParted shows a connection as parted from its last output on, while its peer has
+// not taken that and it is therefore not closed.
+func TestParted(t *testing.T) {
+	conns, closed := make(chan *Conn, 1), make(chan error, 1)
+	g, addr := start(t, Options{Linger: time.Hour}, &script{
+		traffic: func(c *Conn, b []byte) int {
+			if c.Parted() {
+				t.Error("parted before its end")
+			}
+			c.Write(make([]byte, 64<<10)) // more than the peer's kernel takes
+			c.CloseAfterFlush()
+			conns <- c
+			return len(b)
+		},
+		closed: func(_ *Conn, err error) { closed <- err },
+	})
+	small := net.Dialer{Control: func(_, _ string, raw syscall.RawConn) error {
+		return raw.Control(func(fd uintptr) { _ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, 2048) })
+	}}
+	peer, err := small.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer peer.Close()
+	if _, err := peer.Write([]byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	c := <-conns
+	got := make(chan bool, 1)
+	for end := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
+		on(t, g.Loops()[0], func() { got <- c.Parted() })
+		if <-got {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatal("never parted")
+		}
+	}
+	select {
+	case err := <-closed:
+		t.Errorf("closed before its peer took the output: %v", err)
+	default:
+	}
+	if _, err := io.Copy(io.Discard, peer); err != nil {
+		t.Fatal(err)
+	}
+	if err := wait(t, closed); err != nil {
+		t.Errorf("closed: %v", err)
+	}
+}
+
 func TestUnixSocket(t *testing.T) {
 	g, _ := start(t, Options{}, &script{traffic: func(c *Conn, b []byte) int {
 		c.Write([]byte(c.RemoteAddr()))

@@ -236,15 +236,15 @@ func TestStatsAddUp(t *testing.T) {
 		receive(t, c, "a message").Finish()
 	}
 	for range 2 {
-		receive(t, c, "a message").RequeueWithoutBackoff(time.Minute)
+		receive(t, c, "a message").RequeueWithoutBackoff(10 * time.Minute)
 	}
 	got := b.settles(t, "counted", "busy", "window full again", func(ch channelStats) bool {
 		// The channel's figures and its client's are not of one instant.
 		return ch.Depth == count-window-5 && ch.InFlightCount == window && ch.DeferredCount == 2 &&
-			len(ch.Clients) == 1 && ch.Clients[0].RequeueCount == 2 && ch.Clients[0].MessageCount == window+5
+			ch.RequeueCount == 2 && len(ch.Clients) == 1 && ch.Clients[0].RequeueCount == 2 && ch.Clients[0].MessageCount == window+5
 	})
-	if got.MessageCount != count || got.RequeueCount != 2 || got.TimeoutCount != 0 || got.ClientCount != 1 {
-		t.Errorf("%+v, want %d messages, 2 requeues, no timeouts, 1 client", got, count)
+	if got.MessageCount != count || got.TimeoutCount != 0 || got.ClientCount != 1 {
+		t.Errorf("%+v, want %d messages, no timeouts, 1 client", got, count)
 	}
 	want := daemon.Client{ReadyCount: window, InFlightCount: window, MessageCount: window + 5, FinishCount: 3, RequeueCount: 2}
 	if len(got.Clients) != 1 || got.Clients[0] != want {

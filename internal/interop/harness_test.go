@@ -87,7 +87,7 @@ var quiet = log.New(io.Discard, "", 0)
 
 func newProducer(t *testing.T, b *broker) *nsq.Producer {
 	t.Helper()
-	p, err := nsq.NewProducer(b.TCP, nsq.NewConfig())
+	p, err := nsq.NewProducer(b.TCP, patient(nsq.NewConfig()))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -122,10 +122,18 @@ func hold(c chan<- *nsq.Message) nsq.HandlerFunc {
 	}
 }
 
+// patient makes the stock client bear a machine that stands still: of itself it gives
+// a second to connect and a second to write.
+func patient(cfg *nsq.Config) *nsq.Config {
+	cfg.DialTimeout, cfg.ReadTimeout, cfg.WriteTimeout = patience, 2*patience, patience
+	return cfg
+}
+
 // config is a consumer's configuration with the given maximum in flight. Its
-// consumers never give a message up and never back off.
+// consumers never give a message up, never back off, and have long for a message.
 func config(maxInFlight int) *nsq.Config {
-	cfg := nsq.NewConfig()
+	cfg := patient(nsq.NewConfig())
+	cfg.MsgTimeout = 10 * time.Minute
 	cfg.MaxInFlight = maxInFlight
 	cfg.MaxAttempts = 0
 	cfg.MaxBackoffDuration = 0

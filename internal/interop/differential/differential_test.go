@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/zsqio/zsq/internal/interop/daemon"
 )
@@ -38,37 +39,31 @@ func playAll(t *testing.T, pattern string) {
 	}
 }
 
-// run plays the script's cases, one after the other, on both brokers at once.
+// run plays the script's cases, step by step, on both brokers at once.
 func (s *script) run(t *testing.T, diffs []*difference) {
 	us, upstream := newBroker(t, daemon.Nsqd, s.flags), newBroker(t, daemon.UpstreamNsqd, s.flags)
 	seen := map[*difference]bool{}
 	for i := range s.cases {
 		c := &s.cases[i]
-		var mine, want []string
-		var wg sync.WaitGroup
-		wg.Go(func() { mine = (&player{t: t, b: us, c: c, mask: &masks{us}}).play() })
-		wg.Go(func() { want = (&player{t: t, b: upstream, c: c, mask: &masks{upstream}}).play() })
-		wg.Wait()
+		mine, theirs := newPlayer(t, us, c), newPlayer(t, upstream, c)
 		steps := append(c.steps, impliedSteps(c.steps)...)
-		if len(mine) != len(want) || len(mine) != len(steps) {
-			t.Fatalf("%s: %d answers and %d, for %d steps", c.name, len(mine), len(want), len(steps))
+		both := func(step string) (got, want string) {
+			var wg sync.WaitGroup
+			wg.Go(func() { got = mine.answer(step) })
+			wg.Go(func() { want = theirs.answer(step) })
+			wg.Wait()
+			return got, want
 		}
-		for j, step := range steps {
-			expected := want[j]
-			for _, d := range diffs {
-				if d.script != s.name || mine[j] == expected {
-					continue
-				}
-				if from, to := d.theirs.FindStringIndex(expected), d.ours.FindString(mine[j]); from != nil && to != "" {
-					expected = expected[:from[0]] + to + expected[from[1]:]
-					seen[d] = true
-				}
-			}
+		if s.clocks {
+			both = apart(mine, theirs, steps)
+		}
+		for _, step := range steps {
+			got, expected := s.compare(both, step, diffs, seen)
 			switch {
-			case strings.Contains(mine[j]+want[j], broken):
-				t.Errorf("== %s\n%s\nupstream:\n%szsq:\n%s", c.name, short(step), indented(want[j]), indented(mine[j]))
-			case mine[j] != expected:
-				t.Errorf("== %s\n%s\nupstream:\n%szsq:\n%s%s", c.name, short(step), indented(expected), indented(mine[j]), where(expected, mine[j]))
+			case strings.Contains(got+expected, broken):
+				t.Errorf("== %s\n%s\nupstream:\n%szsq:\n%s", c.name, short(step), indented(expected), indented(got))
+			case got != expected:
+				t.Errorf("== %s\n%s\nupstream:\n%szsq:\n%s%s", c.name, short(step), indented(expected), indented(got), where(expected, got))
 			case testing.Verbose():
 				t.Logf("== %s\n%s\n%s", c.name, short(step), indented(expected))
 			}
@@ -78,6 +73,58 @@ func (s *script) run(t *testing.T, diffs []*difference) {
 		if d.script == s.name && !seen[d] {
 			t.Errorf("the difference %q is listed and was not seen: take it out", d.reason)
 		}
+	}
+}
+
+// apart plays the steps on both brokers, each at its own pace, and returns what gives
+// out the answers one by one.
+func apart(mine, theirs *player, steps []string) func(string) (got, want string) {
+	mine.beats, theirs.beats = true, true
+	var all [2][]string
+	var wg sync.WaitGroup
+	for i, p := range []*player{mine, theirs} {
+		wg.Go(func() {
+			for _, step := range steps {
+				all[i] = append(all[i], p.answer(step))
+			}
+		})
+	}
+	wg.Wait()
+	next := 0
+	return func(string) (got, want string) {
+		got, want = all[0][next], all[1][next]
+		next++
+		return got, want
+	}
+}
+
+// compare plays a step on both brokers and returns both answers, upstream's as ours
+// should be. A step that waits is played again while they differ, or while a listed
+// difference is still to show: what it waits for is one figure, and the others of the
+// answer may follow it a little later.
+func (s *script) compare(both func(step string) (got, want string), step string, diffs []*difference, seen map[*difference]bool) (got, expected string) {
+	for end := time.Now().Add(patience); ; time.Sleep(2 * time.Millisecond) {
+		got, expected = both(step)
+		var applied []*difference
+		settled := true
+		for _, d := range diffs {
+			from := d.theirs.FindStringIndex(expected)
+			if d.script != s.name || from == nil {
+				continue
+			}
+			to := d.ours.FindString(got)
+			if settled = settled && to != ""; got != expected && to != "" {
+				expected = expected[:from[0]] + to + expected[from[1]:]
+				applied = append(applied, d)
+			}
+		}
+		if waits(step) && !s.clocks && (got != expected || !settled) && !strings.Contains(got+expected, broken) && time.Now().Before(end) {
+			continue
+		}
+		for _, d := range applied {
+			seen[d] = true
+		}
+		return got, expected
 	}
 }
 

@@ -15,9 +15,15 @@
 //
 // # Scripts
 //
-// A script is played on one pair of fresh brokers; its first line may be
+// A script is played on one pair of fresh brokers, step by step on both; its first
+// lines may be
 //
 //	flags --max-msg-size=100 ...
+//	clocks
+//
+// The latter is for what brokers do at their own time: heartbeats are frames then, and
+// each broker is played at its own pace. Without it heartbeats are skipped: a machine
+// that stands still makes some.
 //
 // A line starting with "==" begins a case and names it. In a case {t} is a topic
 // name of its own, and connections are its own. Then, one step a line:
@@ -34,9 +40,9 @@
 //	POST /path | bytes  ... with a body
 //	POST /path || bytes ... with a chunked body
 //	GET* /path          only the status and the headers count
-//	until RE GET /path  the same request, again until its body matches
+//	until RE GET /path  the same request, again until its body matches and both say the same
 //	restart             stop both brokers with SIGTERM, start them again
-//	file NAME           what a file of the data directory holds
+//	file NAME           what a file of the data directory holds, again until both say the same
 //
 // In bytes, \n, \r, \xNN and \\ are as in Go, [n] is n as four bytes, big-endian,
 // {m1} the id of the first message that the case has received, {x*100} a hundred

@@ -14,7 +14,10 @@ import (
 type script struct {
 	name  string // file name without .txt
 	flags []string
-	cases []testCase
+	// clocks says that what the brokers do of themselves counts: heartbeats are frames,
+	// and each broker is played at its own pace.
+	clocks bool
+	cases  []testCase
 }
 
 type testCase struct {
@@ -34,6 +37,8 @@ func readScript(path string) (*script, error) {
 		title, isTitle := strings.CutPrefix(line, "== ")
 		switch {
 		case strings.TrimSpace(line) == "" || strings.HasPrefix(line, "#"):
+		case line == "clocks" && len(s.cases) == 0:
+			s.clocks = true
 		case isFlags && len(s.cases) == 0:
 			s.flags = append(s.flags, strings.Fields(flags)...)
 		case isTitle:

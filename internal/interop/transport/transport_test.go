@@ -97,7 +97,8 @@ func ways(pool *x509.CertPool) map[string]*nsq.Config {
 			cfg.MaxAttempts = 0
 			// The machine may be busy; and the stock client's second to write counts
 			// from before it compresses, which takes longer under the race detector.
-			cfg.DialTimeout, cfg.WriteTimeout = patience, patience
+			cfg.DialTimeout, cfg.WriteTimeout, cfg.ReadTimeout = patience, patience, patience
+			cfg.MsgTimeout = 5 * patience
 			name := "plain"
 			if secure {
 				name = "tls"
