@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -241,7 +242,8 @@ func (l *logged) wait(t *testing.T, s string) {
 	}
 }
 
-// start makes a registrar of fast habits for the given peers.
+// start makes a registrar for the given peers that is quick to come back and gives
+// them all the time they need.
 func start(t *testing.T, change func(o *discover.Options), peers ...string) (*registry, *logged) {
 	t.Helper()
 	log := new(logged)
@@ -253,6 +255,7 @@ func start(t *testing.T, change func(o *discover.Options), peers ...string) (*re
 			return discover.Node{BroadcastAddress: "b", Hostname: "h", HTTPPort: 2, TCPPort: 1, Version: "1.3.0"}
 		},
 		Registry: reg, HTTP: client, ReplyMax: 1 << 16, Logf: log.logf,
+		DialTimeout: patience, ReplyTimeout: patience,
 		RetryMin: time.Millisecond, RetryMax: 10 * time.Millisecond,
 	}
 	if change != nil {
@@ -435,7 +438,15 @@ func TestMoved(t *testing.T) {
 func TestChannels(t *testing.T) {
 	a, b, c := newLookupd(t), newLookupd(t), newLookupd(t)
 	a.names, b.names = []string{"x", "y", "z#ephemeral"}, []string{"y", "w"}
-	reg, _ := start(t, nil, a.address(), b.address())
+	const nobody = "127.0.0.1:1"
+	reg, _ := start(t, func(o *discover.Options) {
+		o.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
+			if address == nobody {
+				return nil, syscall.ECONNREFUSED
+			}
+			return new(net.Dialer).DialContext(ctx, network, address)
+		}
+	}, a.address(), b.address())
 	ask := func(want string, wantErr string) {
 		t.Helper()
 		names, err := reg.tell.Channels(t.Context(), "t#ephemeral")
@@ -447,12 +458,7 @@ func TestChannels(t *testing.T) {
 	c.names = []string{"bad name", "v"}
 	reg.tell.SetAddresses([]string{a.address(), c.address()})
 	ask("v x y", c.address()+": 1 channel names of topic t#ephemeral are not valid")
-	nobody, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_ = nobody.Close()
-	reg.tell.SetAddresses([]string{nobody.Addr().String()})
+	reg.tell.SetAddresses([]string{nobody})
 	ask("", discover.ErrNoPeer.Error())
 	reg.tell.SetAddresses(nil)
 	ask("", "<nil>")
@@ -462,7 +468,7 @@ func TestChannels(t *testing.T) {
 func TestChannelsBounded(t *testing.T) {
 	d := newLookupd(t)
 	d.setLie(func(string) ([]byte, bool) { return nil, true })
-	reg, _ := start(t, func(o *discover.Options) { o.ReplyTimeout = patience }, d.address())
+	reg, _ := start(t, nil, d.address())
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
 	defer cancel()
 	if names, err := reg.tell.Channels(ctx, "t"); names != nil || !errors.Is(err, context.DeadlineExceeded) {
