@@ -195,6 +195,11 @@ func TestFloodMemory(t *testing.T) {
 			}
 			s.say(t, []byte(b.String()))
 		}
+		for end := time.Now().Add(time.Minute); !s.log.out.Flush(); { // or lines that wait would count
+			if time.Now().After(end) {
+				t.Fatal("the log is not written")
+			}
+		}
 		runtime.GC()
 		var m runtime.MemStats
 		runtime.ReadMemStats(&m)

@@ -73,6 +73,7 @@ type producer struct {
 	id   string       // remote address
 	json []byte       // the object in /lookup; never written again
 	seen atomic.Int64 // time of the last IDENTIFY or PING, nanoseconds since 1970
+	gone atomic.Bool  // a view may have hidden it for its silence since it was last heard of
 
 	records map[*topic]*record
 	keys    int // topics plus channels registered
@@ -131,11 +132,14 @@ func (r *registry) add(p *producer) {
 func (r *registry) ping(p *producer, now time.Time) (silence time.Duration) {
 	n := now.UnixNano()
 	old := p.seen.Swap(n)
-	if n-old > r.inactiveAfter {
+	// Silence between the two PINGs is no measure: a reader's now may be later than
+	// ours. See silent.
+	if p.gone.Load() {
 		// The lock comes after the swap: whoever built a view from the old time
 		// held the read lock, and is done.
 		r.mu.Lock()
 		defer r.mu.Unlock()
+		p.gone.Store(false)
 		for t := range p.records {
 			t.view.Store(nil)
 		}

@@ -399,6 +399,30 @@ func TestViewsAreShared(t *testing.T) {
 	}
 }
 
+// TestPingAgainstReader shows that a producer is not lost which a reader has
+// hidden between the moment a PING is given its time and the moment it counts.
+func TestPingAgainstReader(t *testing.T) {
+	w := newWorld(t)
+	w.join()
+	p := w.all[0]
+	if _, err := w.r.register(p, "a", ""); err != nil {
+		t.Fatal(err)
+	}
+	pinged := w.now.Add(modelInactive) // just in time
+	if v := w.r.lookup("a", pinged.Add(1)); len(v.visible) != 0 {
+		t.Error("the producer shows although it is silent for too long")
+	}
+	w.r.ping(p, pinged)
+	for _, now := range []time.Time{pinged, pinged.Add(modelInactive)} {
+		if v := w.r.lookup("a", now); len(v.visible) != 1 {
+			t.Errorf("%s after its ping the producer is hidden", now.Sub(pinged))
+		}
+	}
+	if v := w.r.lookup("a", pinged.Add(modelInactive+1)); len(v.visible) != 0 {
+		t.Error("the producer shows although it is silent again")
+	}
+}
+
 // TestLimits shows that neither one connection nor all together grow past the
 // limits, and that what is there already may be registered again.
 func TestLimits(t *testing.T) {

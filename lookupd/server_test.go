@@ -50,9 +50,7 @@ func (l *logText) String() string {
 // logged returns what the log has so far.
 func (n *node) logged() string {
 	n.Helper()
-	if !n.buf.Flush() {
-		n.Fatal("the log is not written")
-	}
+	eventually(n.T, "the log is written", n.buf.Flush)
 	return n.log.String()
 }
 

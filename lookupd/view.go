@@ -86,8 +86,8 @@ func (r *registry) viewTopic(t *topic, now int64) *topicView {
 		until:    math.MaxInt64,
 	}
 	for _, rec := range t.records {
-		seen := rec.producer.seen.Load()
-		if now-seen > r.inactiveAfter {
+		seen, silent := r.silent(rec.producer, now)
+		if silent {
 			continue // a ping drops this view
 		}
 		if ends, ok := r.tombstoned(rec, now); ok {
@@ -99,6 +99,19 @@ func (r *registry) viewTopic(t *topic, now int64) *topicView {
 		v.size += len(rec.producer.json)
 	}
 	return v
+}
+
+// silent reports whether p is hidden for its silence, and when it was heard of.
+// The caller holds the read lock and builds a view.
+func (r *registry) silent(p *producer, now int64) (seen int64, silent bool) {
+	if seen = p.seen.Load(); now-seen <= r.inactiveAfter {
+		return seen, false
+	}
+	// We say that it is gone and then look whether it is; ping says that it is here
+	// and then looks whether it was gone. One of us sees the other.
+	p.gone.Store(true)
+	seen = p.seen.Load()
+	return seen, now-seen > r.inactiveAfter
 }
 
 // tombstoned reports whether a tombstone hides the record, and when it ends.

@@ -20,6 +20,10 @@ import (
 	"github.com/zsqio/zsq/internal/interop/daemon"
 )
 
+// unhurried are flags of everything that asks over HTTP: a busy machine may take
+// longer than the default's few seconds.
+var unhurried = []string{"--http-client-connect-timeout=1m", "--http-client-request-timeout=1m"}
+
 // A cluster is nsqd nodes that register with every lookupd.
 type cluster struct {
 	t       *testing.T
@@ -49,7 +53,7 @@ func startCluster(t *testing.T, lookups, nodes int, flags ...string) *cluster {
 // addNode starts one more node and waits until every lookupd knows it.
 func (c *cluster) addNode() *server {
 	c.t.Helper()
-	args := []string{"--data-path=" + c.t.TempDir()}
+	args := append([]string{"--data-path=" + c.t.TempDir()}, unhurried...)
 	for _, l := range c.lookups {
 		args = append(args, "--lookupd-tcp-address="+l.TCP)
 	}
@@ -65,10 +69,10 @@ func (c *cluster) acquainted(n *server) {
 	c.t.Helper()
 	for _, l := range c.lookups {
 		c.sees(l, "/nodes", n)
+		eventually(c.t, "the node has read the answer to IDENTIFY", func() bool {
+			return strings.Contains(n.Log.String()[n.logged:], "LOOKUPD("+l.TCP+"): peer info {")
+		})
 	}
-	eventually(c.t, "the node has read the answers to IDENTIFY", func() bool {
-		return strings.Count(n.Log.String()[n.logged:], ": peer info {") == len(c.lookups)
-	})
 }
 
 // dataPath is where a node keeps its files.
@@ -188,6 +192,12 @@ func TestCluster(t *testing.T) {
 	a.post("/topic/create?topic=t")
 	a.post("/channel/create?topic=t&channel=one")
 	a.post("/channel/create?topic=t&channel=two")
+	// A node that is told of the topic asks for these.
+	for _, l := range c.lookups {
+		eventually(t, "the channels are registered", func() bool {
+			return l.get("/channels?topic=t") == `{"channels":["one","two"]}`
+		})
+	}
 	readers := []*reader{c.read("t", "one"), c.read("t", "two")}
 	everyone := func(bodies []string) {
 		t.Helper()
@@ -288,11 +298,12 @@ func TestTools(t *testing.T) {
 		n.post("/topic/create?topic=t")
 		n.post("/channel/create?topic=t&channel=ch")
 		n.publish("t", fmt.Sprint("m", i), 3)
+		n.Settles(t, patience, "t", "ch", "it has the messages", func(ch daemon.Channel) bool { return ch.Depth == 3 })
 		for _, l := range c.lookups {
 			c.sees(l, "/lookup?topic=t", n)
 		}
 	}
-	var addrs []string
+	addrs := slices.Clone(unhurried)
 	for _, l := range c.lookups {
 		addrs = append(addrs, "--lookupd-http-address="+l.HTTP)
 	}

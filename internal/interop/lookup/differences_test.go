@@ -2,6 +2,7 @@ package lookup
 
 import (
 	"fmt"
+	"io"
 	"net"
 	"os/exec"
 	"strings"
@@ -61,9 +62,11 @@ func TestDiffersNegativeLength(t *testing.T) {
 func TestDiffersBodySize(t *testing.T) {
 	both(t, func(t *testing.T, d *server, isOurs bool) {
 		l := d.dial()
-		size := 70_000
-		l.send("  V1IDENTIFY\n" + sized(size))
-		l.send(goodBody + strings.Repeat(" ", size-len(goodBody)))
+		const size = 70_000
+		// Ours has refused the size before it has all of the body, and may be gone.
+		if _, err := io.WriteString(l, "  V1IDENTIFY\n"+sized(size)+goodBody+strings.Repeat(" ", size-len(goodBody))); err != nil && !isOurs {
+			t.Fatal(err)
+		}
 		answer := l.read()
 		if !isOurs && strings.HasPrefix(answer, "{") {
 			answer = "welcome"

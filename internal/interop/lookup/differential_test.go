@@ -43,9 +43,10 @@ func startPair(t *testing.T, flags ...string) *pair {
 	return p
 }
 
-// know makes text one word in both transcripts.
+// know makes text one word in both transcripts. An address that the system gives a
+// second time has the newer name.
 func (p *pair) know(side int, text, name string) {
-	p.known[side] = append(p.known[side], text, name)
+	p.known[side] = append([]string{text, name}, p.known[side]...)
 	p.names[side] = strings.NewReplacer(p.known[side]...)
 }
 
@@ -120,7 +121,8 @@ var times = regexp.MustCompile(`"(last_update|tombstoned_at)":\d+`)
 // sorted returns JSON with the addresses named, times left out and its lists
 // sorted, and everything else as it is.
 func (p *pair) sorted(side int, body string) string {
-	body = times.ReplaceAllString(p.names[side].Replace(body), `"$1":TIME`)
+	// Times first: a port may be the first digits of one.
+	body = p.names[side].Replace(times.ReplaceAllString(body, `"$1":TIME`))
 	var v any
 	if json.Unmarshal([]byte(strings.ReplaceAll(body, "TIME", "1")), &v) != nil || body == "" {
 		return body
@@ -298,7 +300,8 @@ func TestSameHTTP(t *testing.T) {
 // TestSameRegistrations does random things to both and looks at everything. Left
 // out is what differs on purpose: see differences_test.go.
 func TestSameRegistrations(t *testing.T) {
-	p := startPair(t)
+	// No tombstone or silence ends on one side before it does on the other.
+	p := startPair(t, "--tombstone-lifetime=1h", "--inactive-producer-timeout=1h")
 	topics, channels := []string{"a", "b", "c"}, []string{"x", "y", "z#ephemeral"}
 	escape := strings.NewReplacer("#", "%23")
 	rnd := rand.New(rand.NewPCG(1, 2))
@@ -463,9 +466,11 @@ func TestSameLog(t *testing.T) {
 			t.Fatal(err)
 		}
 		var lines []string
-		for line := range strings.Lines(p.names[i].Replace(d.Log.String())) {
+		for line := range strings.Lines(d.Log.String()) {
 			line = logTime.ReplaceAllString(line, "TIME")
+			// Before the names: one of HTTP's ports may be a link's as well.
 			line = logRemote.ReplaceAllString(logDuration.ReplaceAllString(line, "DURATION"), "(REMOTE) DURATION")
+			line = p.names[i].Replace(line)
 			// How often eventually had to ask does not matter.
 			if strings.Contains(line, "/ping") || strings.Contains(line, "/debug") ||
 				strings.Contains(line, ") - E") || strings.Contains(line, "closed network connection") || strings.Contains(line, "closing") {

@@ -28,14 +28,14 @@ func TestAuth(t *testing.T) {
 	}))
 	defer s.Close()
 	d := run(t, daemon.Nsqd, "--data-path="+t.TempDir(), "--auth-http-address="+strings.TrimPrefix(s.URL, "http://"))
-	config := func(secret string) *nsq.Config {
-		c := nsq.NewConfig()
+	withSecret := func(secret string) *nsq.Config {
+		c := config()
 		c.AuthSecret = secret
 		return c
 	}
 	quiet := log.New(io.Discard, "", 0)
 	publish := func(secret, topic string) error {
-		p, err := nsq.NewProducer(d.TCP, config(secret))
+		p, err := nsq.NewProducer(d.TCP, withSecret(secret))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -51,7 +51,7 @@ func TestAuth(t *testing.T) {
 			t.Errorf("secret %q may publish to %s", c[0], c[1])
 		}
 	}
-	c, err := nsq.NewConsumer("mine", "ch", config("right"))
+	c, err := nsq.NewConsumer("mine", "ch", withSecret("right"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -26,11 +26,25 @@ func TestMain(m *testing.M) { daemon.Main(m) }
 // A peer is one process with a TCP and an HTTP port.
 type peer struct{ *daemon.Daemon }
 
+// unhurried are flags of an nsqd: a busy machine may take longer over an answer than
+// the default's few seconds.
+var unhurried = []string{"--http-client-connect-timeout=1m", "--http-client-request-timeout=1m"}
+
 // run starts a program until the test ends.
 func run(t *testing.T, program daemon.Program, flags ...string) peer {
 	t.Helper()
 	flags = append([]string{"--broadcast-address=127.0.0.1"}, flags...)
+	if program == daemon.Nsqd {
+		flags = append(flags, unhurried...)
+	}
 	return peer{daemon.Start(t, daemon.Config{Program: program, Flags: flags})}
+}
+
+// config is the stock client's, with more patience.
+func config() *nsq.Config {
+	c := nsq.NewConfig()
+	c.DialTimeout, c.ReadTimeout, c.WriteTimeout = time.Minute, 2*time.Minute, time.Minute
+	return c
 }
 
 func (d peer) get(t *testing.T, path string, v any) {
@@ -126,13 +140,17 @@ func TestChannelsBeforeMessages(t *testing.T) {
 	l := run(t, daemon.UpstreamNsqlookupd)
 	a := run(t, daemon.Nsqd, "--data-path="+t.TempDir(), "--lookupd-tcp-address="+l.TCP)
 	b := run(t, daemon.Nsqd, "--data-path="+t.TempDir(), "--lookupd-tcp-address="+l.TCP)
+	// An nsqd whose first attempt to connect takes too long does without.
+	eventually(t, "the second nsqd has read the answer to IDENTIFY", func() bool {
+		return strings.Contains(b.Log.String(), "LOOKUPD("+l.TCP+"): peer info {")
+	})
 	for i := range 20 {
 		topic := fmt.Sprint("t", i)
 		a.request(t, "POST", "/topic/create?topic="+topic, "")
 		a.request(t, "POST", "/channel/create?topic="+topic+"&channel=archive", "")
 		a.request(t, "POST", "/channel/create?topic="+topic+"&channel=tail%23ephemeral", "")
 		l.produces(t, a, topic, true, "archive", "tail#ephemeral")
-		p, err := nsq.NewProducer(b.TCP, nsq.NewConfig())
+		p, err := nsq.NewProducer(b.TCP, config())
 		if err != nil {
 			t.Fatal(err)
 		}
