@@ -252,7 +252,7 @@ func TestJournalOrderOfFailures(t *testing.T) {
 	for _, fail := range []int64{1, 2, 3} { // the header, the first batch, the second
 		dir := t.TempDir()
 		w := watch(mmapqueue.OS)
-		j, _ := mustJournal(t, dir, mmapqueue.JournalOptions{FS: w})
+		j, _ := mustJournal(t, dir, mmapqueue.JournalOptions{SegmentBytes: 1 << 20, FS: w})
 		q := j.NewQueue("t", "c")
 		var mu sync.Mutex
 		acked := map[uint64]bool{}
