@@ -126,7 +126,12 @@ func drained(t *testing.T, d *daemon.Daemon, topic string) {
 		ch, ok := d.Channel(t, topic, "ch")
 		return ok && ch.Depth+ch.InFlightCount+ch.DeferredCount == 0
 	}
-	eventually(t, "the channel is drained", func() bool { return empty() && empty() })
+	eventually(t, "the channel is drained", func() bool {
+		if !empty() {
+			return false
+		}
+		return empty()
+	})
 }
 
 // ledger counts how often each message came.
