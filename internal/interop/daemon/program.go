@@ -5,9 +5,11 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"testing"
 )
 
@@ -40,6 +42,9 @@ var (
 
 // Main runs the tests of a package and removes what was built for them.
 func Main(m *testing.M) {
+	// Processes inherit from us that a signal is ignored, as nohup has it. They do
+	// not inherit that it is caught.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP)
 	code := m.Run()
 	if dir != "" {
 		os.RemoveAll(dir)

@@ -23,9 +23,13 @@ type broker struct {
 func newBroker(t *testing.T, program daemon.Program, flags []string) *broker {
 	t.Helper()
 	dir := t.TempDir()
+	common := []string{"--data-path=" + dir, "--broadcast-address=b", "--log-level=fatal"}
+	if program == daemon.Nsqd {
+		common = append(common, "--loops=1") // another loop's message is one that it has not heard of
+	}
 	return &broker{daemon.Start(t, daemon.Config{
 		Program: program,
-		Flags:   append([]string{"--data-path=" + dir, "--broadcast-address=b", "--log-level=fatal"}, flags...),
+		Flags:   append(common, flags...),
 		Ready:   daemon.Stoppable, // some cases have a broker whose /ping fails
 	}), dir}
 }

@@ -7,8 +7,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"os"
-	"os/signal"
 	"syscall"
 	"testing"
 	"time"
@@ -19,12 +17,7 @@ import (
 // patience bounds every wait; a test that passes does not wait for it.
 const patience = time.Minute
 
-func TestMain(m *testing.M) {
-	// Processes inherit from us that a signal is ignored, as nohup has it. They do
-	// not inherit that it is caught.
-	signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP)
-	daemon.Main(m)
-}
+func TestMain(m *testing.M) { daemon.Main(m) }
 
 // The nsqlookupds that are compared.
 var ours, theirs = daemon.Nsqlookupd, daemon.UpstreamNsqlookupd
