@@ -16,6 +16,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -61,6 +62,9 @@ func rsaFiles(t *testing.T, dir string, bits int) (cert, key string) {
 var built string
 
 func TestMain(m *testing.M) {
+	// A daemon inherits from us that hang-ups are ignored, as nohup has it, but not
+	// that they are caught.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP)
 	dir, err := os.MkdirTemp("", "zsq-nsqd-")
 	if err != nil {
 		log.Fatal(err)
