@@ -31,6 +31,8 @@ type FS interface {
 	Remove(path string) error
 	// SyncDir makes the names in a directory durable.
 	SyncDir(path string) error
+	// Free returns the bytes that files in a directory can still take.
+	Free(path string) (int64, error)
 }
 
 // File is an open file of an FS. Close may be called beside Datasync, and again.
@@ -74,6 +76,7 @@ func (osFS) MkdirAll(path string) error                     { return os.MkdirAll
 func (osFS) Rename(from, to string) error                   { return os.Rename(from, to) }
 func (osFS) Remove(path string) error                       { return os.Remove(path) }
 func (osFS) SyncDir(path string) error                      { return syncDir(path) }
+func (osFS) Free(path string) (int64, error)                { return freeBytes(path) }
 
 // readFile returns a file's bytes.
 func readFile(disk FS, path string) ([]byte, error) {

@@ -295,3 +295,23 @@ func TestJournalOrderOfFailures(t *testing.T) {
 		}
 	}
 }
+
+// On a disk that is nearly full no file is made ahead: it would be in the way of what
+// somebody waits for.
+func TestJournalAheadLeavesRoom(t *testing.T) {
+	const size = 64 << 10 // of a segment
+	for _, c := range []struct{ room, creates int64 }{
+		{5*size + size/2, 2}, // of which the first segment takes one
+		{5*size - size/2, 1},
+	} {
+		disk := faultfs.New()
+		disk.Limit(c.room)
+		w := watch(disk)
+		a := openAhead(t, filepath.Join(t.TempDir(), "journal"), w)
+		a.put(3) // of four
+		must(t, a.j.Close())
+		if n := w.creates.Load(); n != c.creates {
+			t.Errorf("%d bytes of room: %d files, want %d", c.room, n, c.creates)
+		}
+	}
+}

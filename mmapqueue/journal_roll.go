@@ -97,6 +97,10 @@ func (j *Journal) roll(need int64) error {
 	return nil
 }
 
+// aheadShare is how many times its size a file that is made ahead must find free:
+// on a disk that is nearly full it would be in the way of what somebody waits for.
+const aheadShare = 4
+
 // prepare makes the file of the next segment, if none waits to be used again, so
 // that no commit has to wait for that.
 func (j *Journal) prepare() {
@@ -110,6 +114,9 @@ func (j *Journal) prepare() {
 	s := &journalSegment{path: journalPath(j.dir, j.slot), size: j.segmentBytes.Load()}
 	durable := j.durable
 	j.ended.Go(func() {
+		if free, err := j.o.FS.Free(j.dir); err == nil && free < aheadShare*s.size {
+			return
+		}
 		f, err := j.o.FS.Create(s.path, s.size)
 		if err != nil {
 			return // roll, which tries as well, has somebody to tell

@@ -4,6 +4,7 @@ import (
 	"io"
 	"io/fs"
 	"maps"
+	"math"
 	"path/filepath"
 	"slices"
 
@@ -80,6 +81,8 @@ func (m memoryFS) Remove(path string) error {
 
 func (memoryFS) MkdirAll(string) error { return nil }
 func (memoryFS) SyncDir(string) error  { return nil }
+
+func (memoryFS) Free(string) (int64, error) { return math.MaxInt64, nil }
 
 func (f *memoryFile) ReadAt(b []byte, offset int64) (n int, err error) {
 	if offset < int64(len(f.bytes)) {

@@ -66,6 +66,15 @@ func createFile(path string, size int64) (file, error) {
 	return osFile{f}, nil
 }
 
+// freeBytes returns what a file system has left for those who are not its owner.
+func freeBytes(path string) (int64, error) {
+	var s unix.Statfs_t
+	if err := ignoringEINTR(func() error { return unix.Statfs(path, &s) }); err != nil {
+		return 0, &os.PathError{Op: "statfs", Path: path, Err: err}
+	}
+	return int64(s.Bavail) * s.Bsize, nil
+}
+
 // openFile opens a segment that an earlier run left, for writing its footer.
 func openFile(path string) (file, error) {
 	f, err := os.OpenFile(path, os.O_RDWR, 0)

@@ -12,6 +12,7 @@ package faultfs
 import (
 	"errors"
 	"io/fs"
+	"math"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -288,6 +289,16 @@ func (d *Disk) Remove(path string) error {
 	}
 	d.point(path, nil)
 	return nil
+}
+
+// Free returns what the disk's room leaves, all there can be when it has no limit.
+func (d *Disk) Free(string) (int64, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.budget < 0 {
+		return math.MaxInt64, nil
+	}
+	return d.budget - d.used, nil
 }
 
 // SyncDir makes the names in a directory durable.
