@@ -231,8 +231,15 @@ func (w *world) settle(what string, done func() bool) {
 			p, err := c.Places()
 			w.t.Logf("%s: %+v %v, left %d refilling %t draining %t parked %t", c.name, p, err, len(c.q.left), c.q.refilling.Load(), c.q.draining.Load(), c.q.parked.Load())
 		}
-		w.t.Logf("%s: hold %+v pumping %t", t.name, t.hold().outstanding.Load(), t.pumping)
+		q := t.hold()
+		w.t.Logf("%s: hold %d, of it %d in the writer and %d read; ring %d, draining %t, unreadable %t, dead %t; pumping %t",
+			t.name, q.outstanding.Load(), q.inWriter.Load(), len(q.left), q.ring.Len(), q.draining.Load(), q.unreadable.Load(), q.dead.Load(), t.pumping)
+		if q.cursor != nil {
+			w.t.Logf("%s: %d in its backlog", t.name, q.cursor.Depth())
+		}
 	}
+	stacks := make([]byte, 1<<20)
+	w.t.Logf("%s", stacks[:runtime.Stack(stacks, true)])
 	w.fatal("never: %s (quiet %t)", what, w.quiet())
 }
 
