@@ -288,6 +288,7 @@ func (b *Broker) deleteChannel(t *Topic, c *Channel) {
 		v.hold = t.newQueue("")
 	}
 	b.tell(t, mmapqueue.News{Kind: mmapqueue.Death, Channel: c.name}, nil, func() { t.setView(&v) })
+	t.part(c.q)
 	// Under mu, so that no channel comes into a topic that goes.
 	last := t.ephemeral && len(v.channels) == 0 && !t.exiting.Swap(true)
 	t.mu.Unlock()
@@ -353,13 +354,7 @@ func (b *Broker) kickRefill(q *queue) {
 		return
 	}
 	if q.wantsRefill(b.memory()) && !b.closing.Load() && q.refilling.CompareAndSwap(false, true) {
-		b.helpers.Go(func() {
-			q.refill(b, func() {
-				if c := q.owner.Load(); c != nil {
-					b.wake(c, nil)
-				}
-			})
-		})
+		b.helpers.Go(func() { q.refill(b) })
 	}
 }
 

@@ -149,12 +149,24 @@ func (c *Channel) end() {
 	}
 	b.foreign.grace()
 	// Nobody uses the old view any more.
-	c.topic.writer.inOrder(func(*mmapqueue.Backlog) {
-		c.q.end(b)
-		if !c.q.ephemeral {
-			c.topic.writer.named()
-		}
-	})
+	c.topic.writer.inOrder(func(*mmapqueue.Backlog) { c.q.end(b) })
+}
+
+// part has a queue leave the backlog, in the order of the writer: its channel has just
+// left the view. What comes behind that may be for another channel of the same name,
+// whose cursor must not be this one; and what publishers of the old view still have on
+// its way is for nobody. The caller holds t.mu, so that no such channel is there yet.
+func (t *Topic) part(q *queue) {
+	if q.ephemeral {
+		return
+	}
+	t.writer.submit(job{run: func(*mmapqueue.Backlog) {
+		q.dead.Store(true)
+		q.mu.Lock()
+		q.deleteCursor(t.b)
+		q.mu.Unlock()
+		t.writer.named()
+	}})
 }
 
 // end drops what a queue holds, its cursor included, and makes it dead. It runs
@@ -164,11 +176,17 @@ func (q *queue) end(b *Broker) {
 	q.empty(b)
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if q.cursor != nil {
-		if err := q.cursor.Delete(); err != nil {
-			b.diskFailed(err)
-		}
-		q.cursor = nil
-	}
+	q.deleteCursor(b)
 	b.end(q)
+}
+
+// deleteCursor takes the queue's cursor away, if it has one. The caller holds q.mu.
+func (q *queue) deleteCursor(b *Broker) {
+	if q.cursor == nil {
+		return
+	}
+	if err := q.cursor.Delete(); err != nil {
+		b.diskFailed(err)
+	}
+	q.cursor = nil
 }

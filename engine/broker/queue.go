@@ -46,7 +46,7 @@ type queue struct {
 	draining    atomic.Bool             // aged messages are leaving the ring: nobody else pops or refills; set under mu
 	parked      atomic.Bool             // they have left it: no refill before a subscriber asks
 	pinned      atomic.Uint64           // records below it, in other hands for long, keep too much of the backlog; 0: none
-	dead        atomic.Bool             // deleted: pushes are drained by the deleter
+	dead        atomic.Bool             // deleted: pushes are drained by the deleter, batches are dropped; set in the writer's order
 	owner       atomic.Pointer[Channel] // whose it is; nil: a topic holds it back
 
 	topic   *Topic                  // never changes
@@ -185,11 +185,9 @@ const refillPause = 50 * time.Millisecond
 
 // refill moves messages from the backlog to the ring until it is full or
 // nothing is left. It is the body of the refiller goroutine.
-func (q *queue) refill(b *Broker, wake func()) {
+func (q *queue) refill(b *Broker) {
 	for {
-		moved := q.refillStep(b)
-		if moved > 0 {
-			wake()
+		if q.refillStep(b) > 0 {
 			continue
 		}
 		if q.unreadable.Load() {
@@ -218,7 +216,18 @@ func (q *queue) canRefill(m memory) bool {
 	return len(q.left) > 0 || q.cursor != nil && q.cursor.Depth() > 0
 }
 
+// refillStep moves one batch, and wakes who starves for it. Whoever calls it may not
+// know whose the queue is: a channel inherits it beside the pump.
 func (q *queue) refillStep(b *Broker) (moved int) {
+	moved = q.takeBack(b)
+	if c := q.owner.Load(); c != nil && moved > 0 {
+		b.wake(c, nil)
+	}
+	return moved
+}
+
+// takeBack is refillStep without the waking.
+func (q *queue) takeBack(b *Broker) (moved int) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	limit, step := q.share(b.memory())

@@ -167,6 +167,7 @@ func (w *writer) begin(j *job) {
 		j.run(w.log)
 		return
 	}
+	w.bury(j)
 	if err == nil && stands(j) {
 		w.replace(j)
 		return
@@ -180,6 +181,20 @@ func (w *writer) begin(j *job) {
 		return
 	}
 	w.written = append(w.written, j)
+}
+
+// bury drops what a batch has for queues that have died while it was on its way.
+func (w *writer) bury(j *job) {
+	j.want = slices.DeleteFunc(j.want, func(n want) bool {
+		if !n.q.dead.Load() {
+			return false
+		}
+		refs := j.refs[n.from:]
+		w.b.releaseAll(refs)
+		n.q.outstanding.Add(-int64(len(refs)))
+		n.q.inWriter.Add(-int64(len(refs)))
+		return true
+	})
 }
 
 // stands reports whether messages of the batch stand in the journal, or further
