@@ -180,11 +180,13 @@ func (q *queue) end(b *Broker) {
 	b.end(q)
 }
 
-// deleteCursor takes the queue's cursor away, if it has one. The caller holds q.mu.
+// deleteCursor takes the queue's cursor away, if it has one, and what it had to read.
+// The caller holds q.mu.
 func (q *queue) deleteCursor(b *Broker) {
 	if q.cursor == nil {
 		return
 	}
+	q.outstanding.Add(-q.cursor.Depth())
 	if err := q.cursor.Delete(); err != nil {
 		b.diskFailed(err)
 	}

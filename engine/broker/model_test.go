@@ -246,9 +246,16 @@ func (w *world) settle(what string, done func() bool) {
 // blocking runs f, which waits for loops, beside the rounds it needs.
 func (w *world) blocking(what string, f func()) {
 	w.t.Helper()
+	w.blockingBeside(what, f, func() {})
+}
+
+// blockingBeside is blocking with something to be done again and again meanwhile.
+func (w *world) blockingBeside(what string, f, beside func()) {
+	w.t.Helper()
 	done := make(chan struct{})
 	go func() { f(); close(done) }()
 	w.settle(what, func() bool {
+		beside()
 		select {
 		case <-done:
 			return true
@@ -843,7 +850,17 @@ func runModel(t *testing.T, seed uint64, mem int, d Durability) {
 		case 18:
 			if ch := topic.Find("b"); ch != nil && w.rng.IntN(8) == 0 {
 				lossy["b"] = true
-				w.blocking("delete channel", func() { _ = w.b.DeleteChannel("t", "b") })
+				anew := w.rng.IntN(2) == 0
+				p := w.prods[w.rng.IntN(len(w.prods))]
+				w.blockingBeside("delete channel", func() { _ = w.b.DeleteChannel("t", "b") }, func() {
+					if anew && topic.Find("b") == nil {
+						anew = false
+						channel("b")
+						if len(p.open) < 5 {
+							w.round(p.shard, func(s *Shard) { p.publish(s, topic, 10, 0) })
+						}
+					}
+				})
 				cons := w.cons
 				w.cons = nil
 				for _, c := range cons {
