@@ -20,6 +20,7 @@ type figure struct {
 	P99       float64 `json:"p99_ms,omitempty"`
 	P999      float64 `json:"p99_9_ms,omitempty"`
 	Max       float64 `json:"max_ms,omitempty"`
+	Before    float64 `json:"p99_before_ms,omitempty"` // of the same topic, before another was flooded
 	Samples   int     `json:"latencies,omitempty"`
 	Drained   float64 `json:"drain_seconds,omitempty"` // not part of the measurement
 

@@ -3,12 +3,14 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"strconv"
 )
 
 // A load says what the generator does to one broker.
 type load struct {
+	name                 string // topics are called so, with a number; "": bench
 	producers, consumers int
 	topics               int // producers go round them, consumers are dealt out over them
 	channels             int // of each topic; consumers are dealt out over them
@@ -24,6 +26,7 @@ type load struct {
 	stamp                bool   // bodies carry their publish time, latencies are kept
 	stampOK              bool   // latencies from a PUB to its OK are kept
 	own                  bool   // producer i publishes to topic i alone
+	made                 bool   // channels are there before the first message
 	stalled              int    // more subscribers, of topic 0, that never read
 	messagesMax          uint64 // publish no more than this
 }
@@ -54,7 +57,7 @@ func (l load) withDefaults() load {
 
 // topic names the topics, all alike in length.
 func (l load) topic(i int) string {
-	return fmt.Sprintf("bench_%0*d", max(3, len(strconv.Itoa(l.topics-1))), i%l.topics)
+	return fmt.Sprintf("%s_%0*d", cmp.Or(l.name, "bench"), max(3, len(strconv.Itoa(l.topics-1))), i%l.topics)
 }
 
 func (l load) channel(i int) string { return fmt.Sprintf("ch_%03d", i%l.channels) }

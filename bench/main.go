@@ -35,6 +35,7 @@
 //	codec.go      TLS and compression, where a row asks for them
 //	idle.go       connections that do nothing
 //	restart.go    what is kept: its memory, stopping and starting with it
+//	slow.go       a disk held back, and a topic beside the one that floods it
 //	sink.go       the null sink: how fast the generator itself is
 //	report.go     medians, paired ratios, aims
 //
@@ -316,6 +317,7 @@ func (s *session) runOnce(c cell, side string) (f figure, err error) {
 		if v.name == side {
 			flags = append(flags, v.flags...)
 			c.load.stalled = v.stalled
+			c.load.channels = max(c.load.channels, v.channels)
 		}
 	}
 	flags = append(flags, strings.Fields(s.flags)...)
@@ -326,18 +328,32 @@ func (s *session) runOnce(c cell, side string) (f figure, err error) {
 		}
 		flags = append(flags, files...)
 	}
+	dir := s.dir
+	var disk *slowDisk
+	if c.mode == slowed {
+		if disk, err = newSlowDisk(ctx, s.dir, slowRate); err != nil {
+			return f, err
+		}
+		defer func() { err = errors.Join(err, disk.close()) }()
+		dir = disk.dir
+	}
 	var b *broker
 	switch side {
 	case null:
 		b, err = startSink(ctx)
 	case upstream:
-		b, err = startBroker(ctx, s.upPath, s.dir, flags...)
+		b, err = startBroker(ctx, s.upPath, dir, flags...)
 	default:
-		b, err = startBroker(ctx, s.zsqPath, s.dir, append(flags, strings.Fields(s.zsqFlags)...)...)
+		b, err = startBroker(ctx, s.zsqPath, dir, append(flags, strings.Fields(s.zsqFlags)...)...)
 	}
 	if err != nil {
 		return f, err
 	}
 	defer func() { err = errors.Join(err, b.stop()) }()
+	if disk != nil {
+		if err := disk.slow(b.cmd.Process.Pid); err != nil {
+			return f, err
+		}
+	}
 	return c.run(ctx, b, time.Duration(s.seconds*float64(time.Second)))
 }

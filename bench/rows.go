@@ -26,9 +26,10 @@ type cell struct {
 
 // A variant of our own broker, under the name of a side.
 type variant struct {
-	name    string
-	flags   []string
-	stalled int // subscribers that never read, added to the load
+	name     string
+	flags    []string
+	stalled  int // subscribers that never read, added to the load
+	channels int // of each topic, if not the load's
 }
 
 // alone is for rows that upstream cannot run.
@@ -54,6 +55,7 @@ const (
 	kept                // a backlog is laid down, and the memory for it is measured
 	restart             // a backlog is laid down, stopping and starting with it is measured
 	created             // topics are created by publishing to each, then as restart
+	slowed              // one topic overflows to a slow disk, another one's latency is measured
 )
 
 // memory is a queue size that no row's messages reach.
@@ -63,6 +65,7 @@ const memory = "--mem-queue-size=2000000"
 // should fit beside everything else on a small machine.
 const (
 	storedMax = 8 << 20
+	fanMax    = 400_000 // in each of a hundred channels
 )
 
 // An aim is a figure of the targets: a metric, what the spine must reach and
@@ -91,6 +94,8 @@ const (
 	cpuAdded     = "CPU us/msg added"
 	p50Added     = "p50 ms added"
 	p99Times     = "p99 ratio"
+	rateTimes    = "msgs/s ratio"
+	p99Grown     = "p99 beside the flood, ratio"
 	anonHere     = "anonymous MB"
 	rssHere      = "RSS MB"
 	createHere   = "creating s"
@@ -119,6 +124,17 @@ type sizes struct {
 // disk acknowledgements: at 500,000 a second, no more than this can be
 // unanswered if each is to wait less than 10 ms.
 const diskOutstanding = 4096
+
+// slowCell is row 28 in one mode of durability.
+func slowCell(durability string) cell {
+	return cell{
+		name: "28/" + durability, title: fmt.Sprintf("a disk of %d MB/s, 10 KB from 4 producers as fast as they may, %s mode", slowRate>>20, durability),
+		mode: slowed, disk: true,
+		load:     load{name: "flood", producers: 4, made: true, body: 10 << 10, window: 200},
+		flags:    []string{"--durability=" + durability, "--mem-queue-size=1000", fmt.Sprintf("--memory-limit=%d", slowMemory)},
+		variants: alone(), aims: []aim{most(p99Grown, 0, 2), most(rssHere, 0, float64(slowMemory+slowBeside)/1e6)},
+	}
+}
 
 // cells is the list of the project's targets as far as this program measures it.
 func cells(n sizes) []cell {
@@ -169,6 +185,19 @@ func cells(n sizes) []cell {
 			aims: []aim{least(cpuRatio, 8, 15)},
 		},
 		{
+			name: "7/100", title: "PUB, P4, no consumer, overflow: a topic of 1 channel and one of 100", mode: stored,
+			load:     load{producers: 4, made: true, messagesMax: fanMax},
+			flags:    []string{"--mem-queue-size=1000"},
+			variants: []variant{{name: "1", channels: 1}, {name: "100", channels: 100}},
+			aims:     []aim{least(rateTimes, 0, 0.7)},
+		},
+		{
+			name: "7/100/memory", title: "the same, in memory (each place in a queue is written for the first time)", mode: stored,
+			load:     load{producers: 4, made: true, messagesMax: fanMax},
+			variants: []variant{{name: "1", channels: 1}, {name: "100", channels: 100}},
+			aims:     []aim{least(rateTimes, 0, 0.7)},
+		},
+		{
 			name: "8/1KB", title: "1 KB bodies, P4 C4", load: load{producers: 4, consumers: 4, body: 1 << 10},
 			aims: []aim{least(cpuRatio, 8, 15)},
 		},
@@ -217,7 +246,7 @@ func cells(n sizes) []cell {
 		},
 		{
 			name: "14", title: fmt.Sprintf("drain of %d from disk, C1", n.backlog), mode: drained,
-			load:  load{producers: 4, messagesMax: uint64(n.backlog)},
+			load:  load{producers: 4, made: true, messagesMax: uint64(n.backlog)}, // without its channel it would be written twice
 			flags: []string{"--mem-queue-size=1000"},
 			aims:  []aim{least(cpuRatio, 6, 12)},
 		},
@@ -319,6 +348,7 @@ func cells(n sizes) []cell {
 			variants: []variant{{name: "healthy"}, {name: "stalled", stalled: 1}},
 			aims:     []aim{most(p99Times, 1.5, 1.2)},
 		},
+		slowCell("memory"), slowCell("process"), slowCell("disk"),
 	}
 	for i := range list {
 		c := &list[i]

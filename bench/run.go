@@ -23,6 +23,8 @@ func (c cell) run(ctx context.Context, b *broker, measure time.Duration) (f figu
 		return c.runIdle(ctx, b, measure)
 	case kept, restart, created:
 		return c.runKept(ctx, b)
+	case slowed:
+		return c.runSlowed(ctx, b, measure)
 	}
 	g, err := newGenerator(ctx, b.tcp, c.load)
 	if err != nil {
@@ -30,11 +32,8 @@ func (c cell) run(ctx context.Context, b *broker, measure time.Duration) (f figu
 	}
 	defer g.close()
 	defer func() { err = errors.Join(err, b.exited()) }()
-	if c.mode == drained {
-		// Without its channel the backlog would be written twice.
-		if err := b.makeChannel(ctx, g.topic(0), g.load.channel(0)); err != nil {
-			return f, err
-		}
+	if err := b.makeChannels(ctx, c.load); err != nil {
+		return f, err
 	}
 	for i := range c.load.consumers {
 		if err := g.addConsumer(i); err != nil {
@@ -93,16 +92,16 @@ func (c cell) run(ctx context.Context, b *broker, measure time.Duration) (f figu
 	return f, g.verify()
 }
 
-// drain has a consumer of each topic take what lies in the broker, in order to
-// verify it.
+// drain has a consumer of each topic, or of each of its channels, take what lies in
+// the broker, in order to verify it.
 func (c cell) drain(g *generator, b *broker, f *figure) error {
 	if b.http != "" {
-		if err := b.holds(g.ctx, g.next); err != nil {
+		if err := b.holds(g.ctx, g.next*uint64(g.channels)); err != nil {
 			return err
 		}
 	}
 	start := time.Now()
-	for i := range c.load.topics {
+	for i := range c.load.topics * c.load.channels {
 		if err := g.addConsumer(i); err != nil {
 			return err
 		}
