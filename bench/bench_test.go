@@ -82,6 +82,21 @@ func TestAdded(t *testing.T) {
 	}
 }
 
+// A topic beside a flood is compared with itself before, and variants of one row with
+// each other, by throughput too.
+func TestGrown(t *testing.T) {
+	r := result{Sides: map[string][]figure{zsq: {{Before: 2, P99: 3}, {Before: 1, P99: 9, Error: "lost one"}}}}
+	if got, want := r.values(p99Grown), []float64{1.5}; !slices.Equal(got, want) {
+		t.Errorf("grown %v, want %v", got, want)
+	}
+	r = result{cell: cell{variants: []variant{{name: "1"}, {name: "100"}}}, Sides: map[string][]figure{
+		"1": {{Rate: 10}, {Rate: 20}}, "100": {{Rate: 7}, {Rate: 5}},
+	}}
+	if got, want := r.values(rateTimes), []float64{0.7, 0.25}; !slices.Equal(got, want) {
+		t.Errorf("times %v, want %v", got, want)
+	}
+}
+
 // A row of our own variants runs all of them, unless another side alone is asked for.
 func TestSidesOf(t *testing.T) {
 	f := func(only string, c cell, want ...string) {

@@ -207,14 +207,26 @@ func (b *broker) anonymous() (int64, error) {
 }
 
 // anonymousIn finds the anonymous memory in what smaps_rollup says.
-func anonymousIn(text []byte) (int64, error) {
+func anonymousIn(text []byte) (int64, error) { return kbIn(text, "Anonymous:") }
+
+// kbIn finds the line of a number of kilobytes, and returns it in bytes.
+func kbIn(text []byte, name string) (int64, error) {
 	for line := range strings.Lines(string(text)) {
-		if fields := strings.Fields(line); len(fields) == 3 && fields[0] == "Anonymous:" {
+		if fields := strings.Fields(line); len(fields) == 3 && fields[0] == name {
 			kb, err := strconv.ParseInt(fields[1], 10, 64)
 			return kb << 10, err
 		}
 	}
-	return 0, fmt.Errorf("smaps_rollup: %q", text)
+	return 0, fmt.Errorf("no line %s in %q", name, text)
+}
+
+// rssMost is the most memory that the process has had resident, in bytes.
+func (b *broker) rssMost() (int64, error) {
+	text, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(b.cmd.Process.Pid), "status"))
+	if err != nil {
+		return 0, err
+	}
+	return kbIn(text, "VmHWM:")
 }
 
 // fileSystem names what a directory lies on.
@@ -301,6 +313,19 @@ func (b *broker) makeChannel(ctx context.Context, topic, channel string) error {
 		_, err = b.call(ctx, http.MethodPost, "/channel/create?topic="+topic+"&channel="+channel)
 	}
 	return err
+}
+
+// makeChannels creates the channels that are to be there before the first message.
+func (b *broker) makeChannels(ctx context.Context, l load) error {
+	if !l.made {
+		return nil
+	}
+	for i := range l.channels {
+		if err := b.makeChannel(ctx, l.topic(0), l.channel(i)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // depth is how many messages the broker says it keeps, over all topics.

@@ -20,16 +20,24 @@
 //
 // A message's road through the program:
 //
-//	rows.go      what a row is, and the course of a run
-//	broker.go    starting a broker, its CPU clock, its end
-//	gen.go       one thread, one epoll: all connections of a run
-//	gen_pub.go   prebuilt frames, numbered and written a window at a time
-//	codec.go     TLS and compression, where a row asks for them
-//	gen_sub.go   frames parsed where they were read, FINs in one write
-//	idle.go      connections that do nothing
-//	restart.go   what is kept: its memory, stopping and starting with it
-//	sink.go      the null sink: how fast the generator itself is
-//	report.go    medians, paired ratios, aims
+//	rows.go       what a row is, and the list of them
+//	load.go       what a row has the generator do
+//	run.go        the course of a run
+//	figure.go     what a run gave, and the clocks around it
+//	broker.go     starting a broker, its CPU clock, its end
+//	gen.go        one thread, one epoll: all connections of a run, a round at a time
+//	once.go       the bitmaps: has every message come, and once?
+//	handshake.go  connecting, IDENTIFY and its answers, while a socket still blocks
+//	conn.go       a socket in the event loop
+//	gen_pub.go    prebuilt frames, numbered and written a window at a time
+//	gen_sub.go    frames parsed where they were read, FINs in one write
+//	wire.go       the protocol's bytes, as far as they are needed here
+//	codec.go      TLS and compression, where a row asks for them
+//	idle.go       connections that do nothing
+//	restart.go    what is kept: its memory, stopping and starting with it
+//	slow.go       a disk held back, and a topic beside the one that floods it
+//	sink.go       the null sink: how fast the generator itself is
+//	report.go     medians, paired ratios, aims
 //
 // The generator must cost far less than what it measures. Its own CPU per
 // message is printed beside the broker's, and -null adds a third side that does
@@ -309,6 +317,7 @@ func (s *session) runOnce(c cell, side string) (f figure, err error) {
 		if v.name == side {
 			flags = append(flags, v.flags...)
 			c.load.stalled = v.stalled
+			c.load.channels = max(c.load.channels, v.channels)
 		}
 	}
 	flags = append(flags, strings.Fields(s.flags)...)
@@ -319,18 +328,32 @@ func (s *session) runOnce(c cell, side string) (f figure, err error) {
 		}
 		flags = append(flags, files...)
 	}
+	dir := s.dir
+	var disk *slowDisk
+	if c.mode == slowed {
+		if disk, err = newSlowDisk(ctx, s.dir, slowRate); err != nil {
+			return f, err
+		}
+		defer func() { err = errors.Join(err, disk.close()) }()
+		dir = disk.dir
+	}
 	var b *broker
 	switch side {
 	case null:
 		b, err = startSink(ctx)
 	case upstream:
-		b, err = startBroker(ctx, s.upPath, s.dir, flags...)
+		b, err = startBroker(ctx, s.upPath, dir, flags...)
 	default:
-		b, err = startBroker(ctx, s.zsqPath, s.dir, append(flags, strings.Fields(s.zsqFlags)...)...)
+		b, err = startBroker(ctx, s.zsqPath, dir, append(flags, strings.Fields(s.zsqFlags)...)...)
 	}
 	if err != nil {
 		return f, err
 	}
 	defer func() { err = errors.Join(err, b.stop()) }()
+	if disk != nil {
+		if err := disk.slow(b.cmd.Process.Pid); err != nil {
+			return f, err
+		}
+	}
 	return c.run(ctx, b, time.Duration(s.seconds*float64(time.Second)))
 }

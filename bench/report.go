@@ -131,6 +131,10 @@ func (r *result) values(metric string) []float64 {
 		return r.added(figure.middle)
 	case p99Times:
 		return r.times(figure.slow)
+	case rateTimes:
+		return r.times(figure.throughput)
+	case p99Grown:
+		return r.of(zsq, func(f figure) float64 { return f.P99 / f.Before })
 	}
 	return r.of(zsq, map[string]func(figure) float64{
 		rateHere: figure.throughput,
@@ -296,6 +300,10 @@ func (r *result) line(side string) string {
 		return fmt.Sprintf("stop %s ms, from start to /ping %s ms, to a message %s ms  (%s MB anonymous before)",
 			med(func(f figure) float64 { return f.Stop }), med(func(f figure) float64 { return f.Start }),
 			med(func(f figure) float64 { return f.First }), med(figure.anonymousMB))
+	case slowed:
+		return fmt.Sprintf("%s msgs/s accepted, at most %s MB resident; the other topic's p99 %s ms before, %s ms beside it, max %s ms",
+			med(figure.throughput), med(figure.rssMB), med(func(f figure) float64 { return f.Before }), med(figure.slow),
+			med(func(f figure) float64 { return f.Max }))
 	case created:
 		return fmt.Sprintf("created in %s s, %s MB resident, stop %s ms, from start to /ping %s ms", med(figure.creating), med(figure.rssMB),
 			med(func(f figure) float64 { return f.Stop }), med(func(f figure) float64 { return f.Start }))

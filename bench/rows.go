@@ -3,13 +3,9 @@
 package main
 
 import (
-	"context"
-	"errors"
 	"fmt"
-	"runtime"
 	"slices"
 	"strings"
-	"time"
 )
 
 // A cell is one workload of a row of the targets.
@@ -30,9 +26,10 @@ type cell struct {
 
 // A variant of our own broker, under the name of a side.
 type variant struct {
-	name    string
-	flags   []string
-	stalled int // subscribers that never read, added to the load
+	name     string
+	flags    []string
+	stalled  int // subscribers that never read, added to the load
+	channels int // of each topic, if not the load's
 }
 
 // alone is for rows that upstream cannot run.
@@ -58,6 +55,7 @@ const (
 	kept                // a backlog is laid down, and the memory for it is measured
 	restart             // a backlog is laid down, stopping and starting with it is measured
 	created             // topics are created by publishing to each, then as restart
+	slowed              // one topic overflows to a slow disk, another one's latency is measured
 )
 
 // memory is a queue size that no row's messages reach.
@@ -67,6 +65,7 @@ const memory = "--mem-queue-size=2000000"
 // should fit beside everything else on a small machine.
 const (
 	storedMax = 8 << 20
+	fanMax    = 400_000 // in each of a hundred channels
 )
 
 // An aim is a figure of the targets: a metric, what the spine must reach and
@@ -95,6 +94,8 @@ const (
 	cpuAdded     = "CPU us/msg added"
 	p50Added     = "p50 ms added"
 	p99Times     = "p99 ratio"
+	rateTimes    = "msgs/s ratio"
+	p99Grown     = "p99 beside the flood, ratio"
 	anonHere     = "anonymous MB"
 	rssHere      = "RSS MB"
 	createHere   = "creating s"
@@ -123,6 +124,17 @@ type sizes struct {
 // disk acknowledgements: at 500,000 a second, no more than this can be
 // unanswered if each is to wait less than 10 ms.
 const diskOutstanding = 4096
+
+// slowCell is row 28 in one mode of durability.
+func slowCell(durability string) cell {
+	return cell{
+		name: "28/" + durability, title: fmt.Sprintf("a disk of %d MB/s, 10 KB from 4 producers as fast as they may, %s mode", slowRate>>20, durability),
+		mode: slowed, disk: true,
+		load:     load{name: "flood", producers: 4, made: true, body: 10 << 10, window: 200},
+		flags:    []string{"--durability=" + durability, "--mem-queue-size=1000", fmt.Sprintf("--memory-limit=%d", slowMemory)},
+		variants: alone(), aims: []aim{most(p99Grown, 0, 2), most(rssHere, 0, float64(slowMemory+slowBeside)/1e6)},
+	}
+}
 
 // cells is the list of the project's targets as far as this program measures it.
 func cells(n sizes) []cell {
@@ -173,6 +185,19 @@ func cells(n sizes) []cell {
 			aims: []aim{least(cpuRatio, 8, 15)},
 		},
 		{
+			name: "7/100", title: "PUB, P4, no consumer, overflow: a topic of 1 channel and one of 100", mode: stored,
+			load:     load{producers: 4, made: true, messagesMax: fanMax},
+			flags:    []string{"--mem-queue-size=1000"},
+			variants: []variant{{name: "1", channels: 1}, {name: "100", channels: 100}},
+			aims:     []aim{least(rateTimes, 0, 0.7)},
+		},
+		{
+			name: "7/100/memory", title: "the same, in memory (each place in a queue is written for the first time)", mode: stored,
+			load:     load{producers: 4, made: true, messagesMax: fanMax},
+			variants: []variant{{name: "1", channels: 1}, {name: "100", channels: 100}},
+			aims:     []aim{least(rateTimes, 0, 0.7)},
+		},
+		{
 			name: "8/1KB", title: "1 KB bodies, P4 C4", load: load{producers: 4, consumers: 4, body: 1 << 10},
 			aims: []aim{least(cpuRatio, 8, 15)},
 		},
@@ -221,7 +246,7 @@ func cells(n sizes) []cell {
 		},
 		{
 			name: "14", title: fmt.Sprintf("drain of %d from disk, C1", n.backlog), mode: drained,
-			load:  load{producers: 4, messagesMax: uint64(n.backlog)},
+			load:  load{producers: 4, made: true, messagesMax: uint64(n.backlog)}, // without its channel it would be written twice
 			flags: []string{"--mem-queue-size=1000"},
 			aims:  []aim{least(cpuRatio, 6, 12)},
 		},
@@ -323,6 +348,7 @@ func cells(n sizes) []cell {
 			variants: []variant{{name: "healthy"}, {name: "stalled", stalled: 1}},
 			aims:     []aim{most(p99Times, 1.5, 1.2)},
 		},
+		slowCell("memory"), slowCell("process"), slowCell("disk"),
 	}
 	for i := range list {
 		c := &list[i]
@@ -370,229 +396,4 @@ func (c cell) sides() []string {
 // suitsSink tells whether the null sink can play the broker's part.
 func (c cell) suitsSink() bool {
 	return (c.mode == through || c.mode == stored) && !c.load.deferred && c.load.topics == 1 && c.load.channels == 1 && !c.load.requeue && !c.load.tls && !c.load.snappy && !c.load.deflate
-}
-
-// A figure is what one run of one cell on one broker gave.
-type figure struct {
-	Messages  uint64  `json:"messages,omitempty"`
-	Seconds   float64 `json:"seconds"`
-	Rate      float64 `json:"msgs_per_second,omitempty"`
-	BrokerCPU float64 `json:"broker_cpu_us_per_msg,omitempty"`
-	OwnCPU    float64 `json:"generator_cpu_us_per_msg,omitempty"`
-	P50       float64 `json:"p50_ms,omitempty"`
-	P99       float64 `json:"p99_ms,omitempty"`
-	P999      float64 `json:"p99_9_ms,omitempty"`
-	Max       float64 `json:"max_ms,omitempty"`
-	Samples   int     `json:"latencies,omitempty"`
-	Drained   float64 `json:"drain_seconds,omitempty"` // not part of the measurement
-
-	// Stolen is the share of all CPUs that the hypervisor gave to others
-	// meanwhile, in percent. A stall of tens of milliseconds is usually its.
-	Stolen float64 `json:"stolen_percent"`
-
-	RSSPerConn   float64 `json:"rss_bytes_per_conn,omitempty"`
-	CPUPerConn   float64 `json:"cpu_us_per_second_per_conn,omitempty"`
-	ConnectCPU   float64 `json:"connect_cpu_us,omitempty"`
-	ConnectsRate float64 `json:"connects_per_second,omitempty"`
-
-	RSS       int64   `json:"rss_bytes,omitempty"`
-	Anonymous int64   `json:"anonymous_bytes,omitempty"`
-	Creating  float64 `json:"creating_seconds,omitempty"`
-	Stop      float64 `json:"stop_ms,omitempty"`          // from SIGTERM to the end of the process
-	Start     float64 `json:"start_ms,omitempty"`         // from the start to an answer on /ping
-	First     float64 `json:"first_message_ms,omitempty"` // from the start to a message
-
-	Error string `json:"error,omitempty"`
-}
-
-// warmUp is how long connections run before they are measured: pools fill,
-// stacks grow, the kernel sizes its socket buffers.
-const warmUp = 300 * time.Millisecond
-
-// stalledAfter is how long after the measurement the messages of a subscriber
-// that never reads time out. They come to the others then.
-const stalledAfter = 2 * time.Second
-
-// run runs the cell once against b.
-func (c cell) run(ctx context.Context, b *broker, measure time.Duration) (f figure, err error) {
-	switch c.mode {
-	case idle:
-		return c.runIdle(ctx, b, measure)
-	case kept, restart, created:
-		return c.runKept(ctx, b)
-	}
-	g, err := newGenerator(ctx, b.tcp, c.load)
-	if err != nil {
-		return f, err
-	}
-	defer g.close()
-	defer func() { err = errors.Join(err, b.exited()) }()
-	if c.mode == drained {
-		// Without its channel the backlog would be written twice.
-		if err := b.makeChannel(ctx, g.topic(0), g.load.channel(0)); err != nil {
-			return f, err
-		}
-	}
-	for i := range c.load.consumers {
-		if err := g.addConsumer(i); err != nil {
-			return f, err
-		}
-	}
-	for range c.load.stalled {
-		if err := g.addStalled(warmUp + measure + stalledAfter); err != nil {
-			return f, err
-		}
-	}
-	for i := range c.load.producers {
-		if err := g.addProducer(i); err != nil {
-			return f, err
-		}
-	}
-	switch c.mode {
-	case drained:
-		return c.runDrain(g, b)
-	case timed:
-		return c.runTimed(g, b)
-	}
-
-	// A warm-up may not use up the messages of a row that is bounded by them.
-	warm := time.Now().Add(min(warmUp, measure))
-	if err := g.runUntil(func() bool { return !time.Now().Before(warm) || g.next > g.messagesMax/8 }); err != nil {
-		return f, err
-	}
-	g.keep = c.load.stamp || c.load.stampOK
-	m, err := startMeter(g, b)
-	if err != nil {
-		return f, err
-	}
-	if err := g.runFor(measure); err != nil {
-		return f, err
-	}
-	if err := m.stop(&f); err != nil {
-		return f, err
-	}
-	g.keep = false
-	f.quantiles(g.latencies)
-
-	g.publishing = false
-	if err := g.runUntil(g.complete); err != nil {
-		return f, err
-	}
-	if c.mode == stored {
-		if err := c.drain(g, b, &f); err != nil {
-			return f, err
-		}
-	}
-	// A message that comes twice may come late.
-	if err := g.rest(20 * time.Millisecond); err != nil {
-		return f, err
-	}
-	return f, g.verify()
-}
-
-// drain has a consumer of each topic take what lies in the broker, in order to
-// verify it.
-func (c cell) drain(g *generator, b *broker, f *figure) error {
-	if b.http != "" {
-		if err := b.holds(g.ctx, g.next); err != nil {
-			return err
-		}
-	}
-	start := time.Now()
-	for i := range c.load.topics {
-		if err := g.addConsumer(i); err != nil {
-			return err
-		}
-	}
-	err := g.runUntil(g.complete)
-	f.Drained = time.Since(start).Seconds()
-	return err
-}
-
-// runDrain lays down a backlog and measures how it is drained.
-func (c cell) runDrain(g *generator, b *broker) (f figure, err error) {
-	full := func() bool { return g.next == g.messagesMax && g.complete() }
-	if err := g.runUntil(full); err != nil {
-		return f, err
-	}
-	g.publishing = false
-	m, err := startMeter(g, b)
-	if err != nil {
-		return f, err
-	}
-	m.messages = 0 // publishing does not count here, receiving does
-	if err := g.addConsumer(0); err != nil {
-		return f, err
-	}
-	if err := g.runUntil(g.complete); err != nil {
-		return f, err
-	}
-	if err := m.stop(&f); err != nil {
-		return f, err
-	}
-	return f, g.verify()
-}
-
-// runTimed publishes all of the cell's messages and waits until all have come,
-// which is measured as a whole: late messages are what it is about.
-func (c cell) runTimed(g *generator, b *broker) (f figure, err error) {
-	m, err := startMeter(g, b)
-	if err != nil {
-		return f, err
-	}
-	g.keep = true
-	if err := g.runUntil(func() bool { return g.next == g.messagesMax && g.complete() }); err != nil {
-		return f, err
-	}
-	if err := m.stop(&f); err != nil {
-		return f, err
-	}
-	f.quantiles(g.latencies)
-	return f, g.verify()
-}
-
-// A meter holds what the clocks showed when a measurement began.
-type meter struct {
-	g        *generator
-	b        *broker
-	at       time.Time
-	messages uint64
-	broker   time.Duration
-	own      time.Duration
-	stolen   time.Duration
-}
-
-func startMeter(g *generator, b *broker) (*meter, error) {
-	cpu, err := b.cpu()
-	return &meter{g: g, b: b, at: time.Now(), messages: g.finished(), broker: cpu, own: ownCPU(), stolen: stolen()}, err
-}
-
-func (m *meter) stop(f *figure) error {
-	cpu, err := m.b.cpu()
-	if err != nil {
-		return err
-	}
-	f.Messages = m.g.finished() - m.messages
-	f.Seconds = time.Since(m.at).Seconds()
-	if f.Messages == 0 {
-		return errors.New("nothing came through while it was measured")
-	}
-	f.Stolen = 100 * (stolen() - m.stolen).Seconds() / f.Seconds / float64(runtime.NumCPU())
-	n := float64(f.Messages)
-	f.Rate = n / f.Seconds
-	f.BrokerCPU = float64((cpu - m.broker).Nanoseconds()) / 1e3 / n
-	f.OwnCPU = float64((ownCPU() - m.own).Nanoseconds()) / 1e3 / n
-	return nil
-}
-
-func (f *figure) quantiles(ns []int64) {
-	if len(ns) == 0 {
-		return
-	}
-	slices.Sort(ns)
-	f.Samples = len(ns)
-	f.P50 = float64(quantile(ns, 0.5)) / 1e6
-	f.P99 = float64(quantile(ns, 0.99)) / 1e6
-	f.P999 = float64(quantile(ns, 0.999)) / 1e6
-	f.Max = float64(ns[len(ns)-1]) / 1e6
 }

@@ -43,7 +43,7 @@ func ExportUpstream(o *Options, summary, logOut io.Writer) error {
 	defer lock.Close()
 	n, err := broker.Export(e.dataPath(), mmapqueue.Options{
 		Logf: func(format string, args ...any) { e.log.printf(LogError, format, args...) },
-	}, to)
+	}, to, o.fileBytes())
 	if err != nil {
 		return err
 	}

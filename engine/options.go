@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/zsqio/zsq/internal/version"
+	"github.com/zsqio/zsq/mmapqueue"
 )
 
 const (
@@ -45,7 +46,7 @@ type Options struct {
 
 	DataPath        string // empty: the working directory
 	MemQueueSize    int64  // messages per topic and per channel
-	MaxBytesPerFile int64  // accepted for upstream's sake; files on disk have a size of their own
+	MaxBytesPerFile int64  // see fileBytes
 	SyncEvery       int64  // messages
 	SyncTimeout     time.Duration
 
@@ -178,6 +179,11 @@ func NewOptions() *Options {
 		TLSReloadInterval: 10 * time.Second,
 	}
 }
+
+// fileBytes is how large a file of a queue on disk may become by --max-bytes-per-file,
+// which takes any number, as upstream's does. In a log of ours it is never more than
+// mmapqueue.DefaultSegmentBytesMax either.
+func (o *Options) fileBytes() int64 { return max(o.MaxBytesPerFile, mmapqueue.DefaultSegmentBytesMin) }
 
 // defaultNodeID spreads hosts over the 1024 ids the way upstream does, so that
 // a host keeps its id when it changes daemons.

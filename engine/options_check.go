@@ -51,7 +51,6 @@ func (o *Options) validateRanges() error {
 		text string
 	}{
 		{o.MemQueueSize >= 0, "--mem-queue-size must be >= 0"},
-		{o.MaxBytesPerFile > 0, "--max-bytes-per-file must be > 0"},
 		{o.SyncEvery >= 0, "--sync-every must be >= 0"},
 		{o.SyncTimeout > 0, "--sync-timeout must be > 0"},
 		{o.MsgTimeout > 0, "--msg-timeout must be > 0"},

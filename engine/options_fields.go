@@ -29,7 +29,7 @@ func (o *Options) Fields() []config.Field {
 		{Flag: "topology-zone", Usage: "zone of this node", Ptr: &o.TopologyZone},
 		{Flag: "data-path", Usage: "directory for messages on disk (default is the working directory)", Ptr: &o.DataPath},
 		{Flag: "mem-queue-size", Usage: "messages kept in memory per topic and per channel", Ptr: &o.MemQueueSize},
-		{Flag: "max-bytes-per-file", Usage: "accepted as nsqd has it; without effect here", Ptr: &o.MaxBytesPerFile},
+		{Flag: "max-bytes-per-file", Usage: "bytes of a file of a queue on disk; below 64 KB is 64 KB, above 64 MB is 64 MB", Ptr: &o.MaxBytesPerFile},
 		{Flag: "sync-every", Usage: "messages written between fsyncs", Ptr: &o.SyncEvery},
 		{Flag: "sync-timeout", Usage: "longest time between fsyncs", Ptr: &o.SyncTimeout},
 		{Flag: "queue-scan-worker-pool-max", Usage: "accepted as nsqd has it; without effect here", Ptr: &o.QueueScanWorkerPoolMax},

@@ -42,6 +42,7 @@ func TestValidate(t *testing.T) {
 	// Upstream panics on these, some of them only later.
 	f(func(o *opts) { o.MemQueueSize = -1 }, "--mem-queue-size must be >= 0")
 	f(func(o *opts) { o.MemQueueSize = 0 }, "")
+	f(func(o *opts) { o.MaxBytesPerFile = -1 }, "") // as upstream
 	f(func(o *opts) { o.SyncTimeout = 0 }, "--sync-timeout must be > 0")
 	f(func(o *opts) { o.OutputBufferTimeout = 0 }, "--output-buffer-timeout must be > 0")
 	f(func(o *opts) { o.StatsdInterval = time.Second }, "--statsd-interval must be > 1s")

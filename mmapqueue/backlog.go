@@ -16,7 +16,8 @@ import (
 type Options struct {
 	// SegmentBytesMin is the size of a log's first segment; each one after it is
 	// twice as large, up to SegmentBytesMax. A batch that is larger than that
-	// gets a segment of its own size. The defaults are 64 KB and 64 MB.
+	// gets a segment of its own size. The defaults are DefaultSegmentBytesMin and
+	// DefaultSegmentBytesMax; a largest size below the first counts as the first.
 	SegmentBytesMin, SegmentBytesMax int64
 
 	// SyncEvery is how many records may be appended and read before a sync
@@ -56,10 +57,13 @@ type Options struct {
 	spareMin int64
 }
 
+// The sizes of segments where Options say nothing.
 const (
-	segmentBytesMin = 64 << 10
-	segmentBytesMax = 64 << 20
+	DefaultSegmentBytesMin = 64 << 10
+	DefaultSegmentBytesMax = 64 << 20
+)
 
+const (
 	// syncPace is how long after a sync the next begins at the earliest, for each
 	// record of SyncEvery. (Syncing after every 2,500 records at 1.5 million a second
 	// took a third of the CPU of a drain: a cursor file each, and Go's monitor
@@ -90,10 +94,10 @@ const (
 
 func (o *Options) defaults() {
 	if o.SegmentBytesMin <= 0 {
-		o.SegmentBytesMin = segmentBytesMin
+		o.SegmentBytesMin = DefaultSegmentBytesMin
 	}
 	if o.SegmentBytesMax <= 0 {
-		o.SegmentBytesMax = segmentBytesMax
+		o.SegmentBytesMax = DefaultSegmentBytesMax
 	}
 	o.SegmentBytesMax = max(o.SegmentBytesMin, o.SegmentBytesMax)
 	if o.SyncEvery == 0 {

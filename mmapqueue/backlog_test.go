@@ -679,3 +679,62 @@ func TestCloseUnsynced(t *testing.T) {
 		t.Errorf("syncing a path that is not there: %v", err)
 	}
 }
+
+// TestSmallerSegments shows that a log which is opened with a smaller largest segment
+// makes none that is larger: neither of the files that the run before has left, nor
+// of that of a large batch.
+func TestSmallerSegments(t *testing.T) {
+	const largest = 2048
+	o := small
+	o.SegmentBytesMin, o.SegmentBytesMax = 512, 16<<10
+	dir := filepath.Join(t.TempDir(), "log")
+	b := mustOpen(t, dir, o)
+	mustCursor(t, b, "ch")
+	for i := range 20 {
+		must(t, b.Append(publish(1+i*20, 20)))
+	}
+	must(t, b.Close())
+
+	o.SegmentBytesMax = largest
+	b = mustOpen(t, dir, o)
+	c := mustCursor(t, b, "ch")
+	left := segmentSizes(t, b)
+	if len(left) == 0 || slices.Max(slices.Collect(maps.Values(left))) <= 2*largest {
+		t.Fatalf("the first run has left %v", left)
+	}
+	must(t, b.Append(publish(401, 40))) // more than a segment may have
+	large := segmentSizes(t, b)
+	for path := range left {
+		delete(large, path)
+	}
+	if len(large) != 1 {
+		t.Fatalf("a large batch is in %v", large)
+	}
+	for n := 441; n < 841; n += 5 {
+		must(t, b.Append(publish(n, 5)))
+		drain(t, c, 15)
+		for path, size := range segmentSizes(t, b) {
+			if left[path] == 0 && large[path] == 0 && size > largest {
+				t.Fatalf("%s has %d bytes", path, size)
+			}
+		}
+	}
+	if c.Depth() != 0 {
+		t.Errorf("%d records are left", c.Depth())
+	}
+	must(t, b.Close())
+}
+
+// segmentSizes returns the sizes of b's files of records, by path.
+func segmentSizes(t *testing.T, b *mmapqueue.Backlog) map[string]int64 {
+	t.Helper()
+	paths, err := filepath.Glob(filepath.Join(b.Dir(), "*.seg*"))
+	must(t, err)
+	sizes := map[string]int64{}
+	for _, path := range paths {
+		info, err := os.Stat(path)
+		must(t, err)
+		sizes[path] = info.Size()
+	}
+	return sizes
+}

@@ -16,15 +16,14 @@
 //	dir/000000000003.seg.bad   damaged, done with, kept for whoever wants to look
 //	dir/000000000004.seg.spare done with, to be written again under another number
 //
-// Segments start at 64 KB and double to 16 MB, and to 64 MB in a log that is deep.
-// They are written with one pwrite
-// a batch into space that fallocate has set aside, and read through a mapping.
-// Writing through the mapping was measured too: it is dearer as soon as anything
-// is synced, because write-back protects the pages again, and a full disk is a
-// signal there instead of an error. A segment is removed when no cursor has
-// anything unfinished in it or in front of it, the open one by Trim or Close. A
-// log in which everything is finished thus costs no file, no descriptor and no
-// mapping, and after a quiet while it gives back what it still has. Of others only
+// Segments start at 64 KB and double to 16 MB, and to 64 MB in a log that is deep,
+// or to what Options say. They are written with one pwrite a batch into space that
+// fallocate has set aside, and read through a mapping. Writing through the mapping
+// was measured too: it is dearer as soon as anything is synced, because write-back
+// protects the pages again, and a full disk is a signal there instead of an error.
+// A segment is removed when no cursor has anything unfinished in it or in front of
+// it, the open one by Trim or Close. A log in which everything is finished thus
+// costs no file, no descriptor and no mapping, and after a quiet while it gives back what it still has. Of others only
 // those used last keep theirs, if they share bounds (see Handles). One old record
 // that nobody finishes keeps every segment behind it, until Renew writes it again at
 // the end.

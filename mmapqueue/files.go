@@ -169,10 +169,10 @@ func Probe(disk FS, dir string, bytes int64) error {
 		return err
 	}
 	path := filepath.Join(dir, probeFile)
-	if err := replaceFile(disk, path, make([]byte, segmentBytesMin), true); err != nil {
+	if err := replaceFile(disk, path, make([]byte, DefaultSegmentBytesMin), true); err != nil {
 		return err
 	}
-	if err := disk.Remove(path); err != nil || bytes <= segmentBytesMin {
+	if err := disk.Remove(path); err != nil || bytes <= DefaultSegmentBytesMin {
 		return err
 	}
 	return probe(disk, dir, bytes)

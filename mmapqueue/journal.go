@@ -32,7 +32,7 @@ type JournalOptions struct {
 
 func (o *JournalOptions) defaults() {
 	if o.SegmentBytes <= 0 {
-		o.SegmentBytes = segmentBytesMax
+		o.SegmentBytes = DefaultSegmentBytesMax
 	}
 	if o.Rolled == nil {
 		o.Rolled = func() {}

@@ -149,11 +149,12 @@ func (b *Backlog) reuse(s *segment, need int64, front []byte) bool {
 }
 
 // retire keeps the file of s, which is off the list, for a segment to come, and
-// reports whether it did. No start takes the file for a segment.
+// reports whether it did: not one that is larger than those to come may be, which an
+// earlier run has left or a large batch. No start takes the file for a segment.
 func (b *Backlog) retire(s *segment) bool {
 	b.mu.Lock()
 	keep := !b.closed && b.onDisk && s.foreign == nil && len(b.spares) < sparesMax && !s.damaged && !s.failed &&
-		s.readers == 0 && s.size >= b.o.spareMin && s.size <= max(b.sizeNext*2, b.o.spareMin)
+		s.readers == 0 && s.size >= b.o.spareMin && s.size <= min(max(b.sizeNext*2, b.o.spareMin), b.o.SegmentBytesMax)
 	b.mu.Unlock()
 	if !keep {
 		return false

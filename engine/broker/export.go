@@ -20,9 +20,9 @@ type Exported struct {
 }
 
 // Export writes every message that the backlogs of a stopped broker hold into dir,
-// as queues that upstream's nsqd reads. The data path is left as it is. Upstream
+// as queues of files of fileBytes that upstream's nsqd reads. The data path is left as it is. Upstream
 // has no due times on disk, so deferred messages become due at once there.
-func Export(dataPath string, o mmapqueue.Options, dir string) (n Exported, err error) {
+func Export(dataPath string, o mmapqueue.Options, dir string, fileBytes int64) (n Exported, err error) {
 	root := filepath.Join(dataPath, backlogsDir)
 	dirs, err := os.ReadDir(root)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -41,14 +41,14 @@ func Export(dataPath string, o mmapqueue.Options, dir string) (n Exported, err e
 				continue
 			}
 		}
-		if err := n.topic(name, filepath.Join(root, d.Name()), o, dir); err != nil {
+		if err := n.topic(name, filepath.Join(root, d.Name()), o, dir, fileBytes); err != nil {
 			return n, fmt.Errorf("broker: export topic %s: %w", name, err)
 		}
 	}
 	return n, nil
 }
 
-func (n *Exported) topic(name, from string, o mmapqueue.Options, dir string) (err error) {
+func (n *Exported) topic(name, from string, o mmapqueue.Options, dir string, fileBytes int64) (err error) {
 	log, err := mmapqueue.Open(from, o)
 	if err != nil {
 		return err
@@ -63,7 +63,7 @@ func (n *Exported) topic(name, from string, o mmapqueue.Options, dir string) (er
 		if c.Depth() == 0 || strings.HasSuffix(channel, ephemeralSuffix) {
 			continue
 		}
-		if err := n.queue(c, diskqueue.NewWriter(dir, name, channel, diskqueue.FileBytes)); err != nil {
+		if err := n.queue(c, diskqueue.NewWriter(dir, name, channel, fileBytes)); err != nil {
 			return err
 		}
 	}

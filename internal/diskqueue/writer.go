@@ -9,9 +9,6 @@ import (
 	"path/filepath"
 )
 
-// FileBytes is the size at which upstream begins another file.
-const FileBytes = 100 << 20
-
 // Writer writes one queue for upstream to read. Nothing of it counts before Close
 // returns without an error.
 type Writer struct {
@@ -26,7 +23,7 @@ type Writer struct {
 }
 
 // NewWriter returns a writer of the queue of a topic, or of a channel, in dir. A
-// file takes up to fileBytes, FileBytes as a rule; a record that is larger gets one
+// file takes up to fileBytes; a record that is larger gets one
 // of its own. No file is made before the first message. A queue that lies in dir
 // already is not touched; Put then fails with fs.ErrExist.
 func NewWriter(dir, topic, channel string, fileBytes int64) *Writer {
