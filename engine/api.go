@@ -240,10 +240,9 @@ func topicStats(t *broker.Topic, channel string, consumers map[*broker.Channel][
 		cs := httpapi.ChannelStats{
 			ChannelName: c.Name(), InFlightCount: int(f.InFlight), DeferredCount: int(f.Deferred),
 			MessageCount: f.Messages, RequeueCount: f.Requeues, TimeoutCount: f.Timeouts,
-			ClientCount: int(f.Clients), Paused: c.Paused(),
+			Depth: f.Depth, BackendDepth: f.Backend, ClientCount: int(f.Clients), Paused: c.Paused(),
 		}
 		cs.ZoneLocalMsgCount, cs.RegionLocalMsgCount, cs.GlobalMsgCount = c.Delivered()
-		cs.Depth, cs.BackendDepth = c.Depth()
 		cs.E2E = lat
 		if includeClients {
 			cs.Clients = consumers[c]

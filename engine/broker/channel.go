@@ -22,8 +22,8 @@ type Channel struct {
 
 	requeues atomic.Uint64
 	timeouts atomic.Uint64
-	inFlight atomic.Int64 // summed by the shards once per round
-	deferred atomic.Int64
+	inFlight flow // summed by the shards once per round; see Channel.Figures
+	deferred flow
 
 	// hungry has shard i's bit set while that shard has credit for the channel
 	// and found nothing. The shard sets it and then looks once more; a

@@ -71,7 +71,7 @@ func (s *Shard) deliverTo(l *channelLocal, near Near) bool {
 			continue
 		}
 		var refs [quantum]block.Ref
-		n := l.c.q.pop(refs[:min(room, max(1, quantumBytes/max(1, sub.lastSize)))])
+		n := s.pull(l, refs[:min(room, max(1, quantumBytes/max(1, sub.lastSize)))])
 		if n == 0 {
 			if s.starve(l) && l.c.q.waits() {
 				l.turn--

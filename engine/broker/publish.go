@@ -284,7 +284,7 @@ func (b *Broker) deferSome(c *Channel, refs []block.Ref, s *Shard) []block.Ref {
 		case s != nil:
 			s.deferUntil(c, r, dueOf(b.pool, r)-s.wallNs+s.nowNs)
 		default:
-			b.shards[0].post(mail{channel: c, deferred: r})
+			b.shards[0].postDeferred(c, r)
 		}
 	}
 	return rest

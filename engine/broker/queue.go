@@ -141,8 +141,8 @@ func (q *queue) waits() bool { return q.ring.Len() > 0 && !q.draining.Load() }
 func (q *queue) depth() (total, backend int64) {
 	for {
 		moves := q.moves.Load()
+		total = int64(q.ring.Len()) // first: what was in flight may go from there to the other
 		backend = q.outstanding.Load()
-		total = int64(q.ring.Len())
 		if moves&1 == 0 && q.moves.Load() == moves {
 			break
 		}

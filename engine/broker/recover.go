@@ -208,7 +208,7 @@ func (b *Broker) load(loads []load) {
 		if l.at >= 0 {
 			l.q.left[l.at] = r
 		} else {
-			b.shards[0].post(mail{channel: l.q.owner.Load(), deferred: r})
+			b.shards[0].postDeferred(l.q.owner.Load(), r)
 		}
 	}
 	arena.Close()

@@ -84,7 +84,7 @@ type channelLocal struct {
 	updates   []mmapqueue.JournalUpdate
 
 	inFlightCount, deferredCount int64
-	inFlightShown, deferredShown int64 // what the channel's sums have of it
+	inFlightShown, deferredShown int64 // what the channel's sums have of it; together never less than there is, what is in back included
 	requeues, timeouts           uint64
 	delivered                    [nearCount]uint64
 	e2e                          atomic.Pointer[latency.Sketch] // nil before the first FIN, and unless it is asked for
@@ -151,6 +151,7 @@ func (s *Shard) Woken() {
 			s.drops.Add(m.deferred.Chunk)
 		case m.deferred.Len != 0:
 			due := dueOf(s.b.pool, m.deferred)
+			s.local(m.channel).deferredShown++ // by who mailed it
 			s.deferUntil(m.channel, s.secured(m.channel, m.deferred, due), due-s.wallNs+s.nowNs)
 		default:
 			if l := m.channel.locals[s.index].Load(); l != nil {
@@ -173,6 +174,13 @@ func (s *Shard) post(m mail) {
 	}
 }
 
+// postDeferred gives a message that is not due yet to the shard. It may be called
+// from any goroutine.
+func (s *Shard) postDeferred(c *Channel, r block.Ref) {
+	c.deferred.came.Add(1)
+	s.post(mail{channel: c, deferred: r})
+}
+
 // look puts a channel on the round's list of those to deliver from.
 func (s *Shard) look(l *channelLocal) {
 	if !l.looking {
@@ -192,14 +200,7 @@ func (s *Shard) flushCounters() {
 	for _, l := range s.touched {
 		c := l.c
 		l.isTouched = false
-		if d := l.inFlightCount - l.inFlightShown; d != 0 {
-			c.inFlight.Add(d)
-			l.inFlightShown = l.inFlightCount
-		}
-		if d := l.deferredCount - l.deferredShown; d != 0 {
-			c.deferred.Add(d)
-			l.deferredShown = l.deferredCount
-		}
+		l.show()
 		if s.b.opts.Topology {
 			for near := range l.delivered {
 				c.delivered[near].Add(l.delivered[near])
@@ -217,6 +218,48 @@ func (s *Shard) flushCounters() {
 	}
 	clear(s.touched)
 	s.touched = s.touched[:0]
+}
+
+// show makes the channel's sums what this shard has: what has come first, so that
+// what went from the one to the other is never in neither.
+func (l *channelLocal) show() {
+	inFlight, deferred := l.inFlightCount-l.inFlightShown, l.deferredCount-l.deferredShown
+	if inFlight == 0 && deferred == 0 {
+		return
+	}
+	addPositive(&l.c.inFlight.came, inFlight)
+	addPositive(&l.c.deferred.came, deferred)
+	addPositive(&l.c.inFlight.left, -inFlight)
+	addPositive(&l.c.deferred.left, -deferred)
+	l.inFlightShown, l.deferredShown = l.inFlightCount, l.deferredCount
+}
+
+func addPositive(sum *atomic.Int64, n int64) {
+	if n > 0 {
+		sum.Add(n)
+	}
+}
+
+// pull moves messages from the channel's ring to refs and returns their number. The
+// channel's sums have them before they leave the ring. What has left this shard in
+// the round, and is still in the sums, makes room for them there; if that is not
+// enough, as many are added as the channel was given in this round, so that this is
+// seldom done.
+func (s *Shard) pull(l *channelLocal, refs []block.Ref) int {
+	q := l.c.q
+	waiting := q.ring.Len()
+	n := min(len(refs), waiting)
+	if n == 0 {
+		return 0
+	}
+	shown, have := l.inFlightShown+l.deferredShown, l.inFlightCount+l.deferredCount
+	if short := have + int64(n) - shown; short > 0 {
+		short = max(short, int64(min(s.given, waiting)))
+		l.c.inFlight.came.Add(short)
+		l.inFlightShown += short
+		s.touch(l)
+	}
+	return q.pop(refs[:n])
 }
 
 // local returns this shard's part of a channel, made at first use.
@@ -383,8 +426,11 @@ func (s *Shard) dropMail(c *Channel) {
 	defer s.mailMu.Unlock()
 	for i, m := range s.mailbox {
 		if m.channel == c && m.deferred.Len != 0 && !c.exiting.Load() {
-			s.forgotten(s.local(c), m.deferred)
+			l := s.local(c)
+			s.forgotten(l, m.deferred)
 			s.drops.Add(m.deferred.Chunk)
+			l.deferredShown++ // by who mailed it
+			s.touch(l)
 			s.mailbox[i].deferred = block.Ref{}
 		}
 	}

@@ -1,16 +1,27 @@
 package broker
 
-import "github.com/zsqio/zsq/internal/latency"
+import (
+	"sync/atomic"
+
+	"github.com/zsqio/zsq/internal/latency"
+)
 
 // Figures for /stats. All of them may be read from any goroutine.
 
 // Depth returns how many messages the topic itself keeps, and how many of those
-// on disk.
+// on disk. What is on its way to the channels is in it until they have it: who reads
+// the channels' figures after it sees every message.
 func (t *Topic) Depth() (total, backend int64) {
-	if v := t.view.Load(); v.hold != nil {
-		return v.hold.depth()
+	v := t.view.Load()
+	if v.hold == nil {
+		return 0, 0
 	}
-	return 0, 0
+	total, backend = v.hold.depth()
+	total = max(total, v.hold.gate.count.Load())
+	if !v.hold.direct {
+		backend = total
+	}
+	return total, backend
 }
 
 // Messages returns how many messages were published, and their bodies' bytes,
@@ -52,22 +63,65 @@ func (b *Broker) Damage() Damage {
 	return d
 }
 
-// Figures are a channel's counts since the process started, as of the loops'
-// last rounds.
+// flow counts messages that go through a place. There are came-left of them in it.
+type flow struct{ came, left atomic.Int64 }
+
+// Figures are a channel's counts: where its messages are, and what happened since the
+// process started, as of the loops' last rounds.
 type Figures struct {
+	Depth, Backend               int64 // as Channel.Depth
 	InFlight, Deferred, Clients  int64
 	Messages, Requeues, Timeouts uint64
 }
 
-// Figures returns the channel's counts.
+// Figures returns the channel's counts. Depth, InFlight and Deferred together are never
+// less than the messages that the channel has. While messages move they may be more for
+// a moment, for one that is just given to a consumer, or given back, may be counted in
+// both places. When nothing moves all of them are exact.
 func (c *Channel) Figures() Figures {
-	return Figures{
-		InFlight: max(0, c.inFlight.Load()),
-		Deferred: max(0, c.deferred.Load()),
+	f := Figures{
 		Clients:  max(0, c.clients.Load()),
 		Messages: c.q.taken.Load(),
 		Requeues: c.requeues.Load(),
 		Timeouts: c.timeouts.Load(),
+	}
+	f.places(c)
+	return f
+}
+
+// looksMost is how often places looks for a moment in which nothing moves.
+const looksMost = 5
+
+// places counts the channel's messages. They go round, and the loops count what has
+// come to a place before it has left the last one. So what has left is read first and
+// what has come last:
+//
+//	places                            a loop
+//	1 of 1 has left the consumers
+//	                                  2nd has come to the consumers
+//	                                  2nd goes from the queue to them
+//	0 in the queue
+//	                                  2nd goes back to the queue
+//	                                  2nd has left the consumers
+//	2 have come to the consumers:
+//	2-1+0 there are
+//
+// Whatever moved meanwhile can thus be counted too often, but not too seldom. Of a few
+// looks that differ the one with the fewest is the best.
+func (f *Figures) places(c *Channel) {
+	for look := range looksMost {
+		inFlight, deferred := -c.inFlight.left.Load(), -c.deferred.left.Load()
+		before := c.inFlight.came.Load() + c.deferred.came.Load()
+		depth, backend := c.q.depth()
+		inFlight += c.inFlight.came.Load()
+		deferred += c.deferred.came.Load()
+		left := c.inFlight.left.Load() + c.deferred.left.Load()
+		if look == 0 || depth+inFlight+deferred < f.Depth+f.InFlight+f.Deferred {
+			f.Depth, f.Backend, f.InFlight, f.Deferred = depth, backend, inFlight, deferred
+		}
+		if before-left == inFlight+deferred {
+			return
+		}
 	}
 }
 

@@ -317,7 +317,7 @@ func (s *Shard) deliver(l *channelLocal) {
 		// Full is asked between batches only: of long messages, a batch is few.
 		room = min(room, max(1, quantumBytes/max(1, sub.lastSize)))
 		var refs [quantum]block.Ref
-		n := c.q.pop(refs[:room])
+		n := s.pull(l, refs[:room])
 		if n == 0 {
 			// Say that we starve, then look once more.
 			if c.hungry.Load()&bit == 0 {

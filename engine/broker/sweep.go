@@ -123,12 +123,14 @@ func (t *Topic) drain(q *queue) {
 	q.parked.Store(true)
 	refs := make([]block.Ref, drainBatch)
 	for !q.dead.Load() {
+		q.moves.Add(1) // as the refiller, who is not at work
 		n := q.ring.TryPop(refs)
+		q.inWriter.Add(int64(n))
+		q.outstanding.Add(int64(n))
+		q.moves.Add(1)
 		if n == 0 {
 			break
 		}
-		q.inWriter.Add(int64(n))
-		q.outstanding.Add(int64(n))
 		t.writer.do(&job{refs: refs[:n], want: []want{{q: q, journaled: true}}})
 	}
 	q.ring.Trim()

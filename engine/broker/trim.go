@@ -142,8 +142,11 @@ func (t *Topic) renew(q *queue) {
 	b.foreign.grace()
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	q.moves.Add(1) // as the refiller, who waits for mu
 	all := make([]block.Ref, q.ring.Len())
 	all = all[:q.ring.TryPop(all)]
+	q.outstanding.Add(int64(len(all)))
+	q.moves.Add(1)
 	batch := b.journal.Batch()
 	var old block.Drops
 	src := source{q: q, sequences: slices.Concat(
@@ -158,8 +161,11 @@ func (t *Topic) renew(q *queue) {
 		}
 	})
 	old.Flush(b.pool) // not before: see trimJournal
-	if n := q.ring.TryPush(all); n < len(all) {
-		q.outstanding.Add(int64(len(all) - n))
+	q.moves.Add(1)
+	n := q.ring.TryPush(all)
+	q.outstanding.Add(-int64(n))
+	q.moves.Add(1)
+	if n < len(all) {
 		q.left = append(all[n:len(all):len(all)], q.left...)
 	}
 }
