@@ -140,8 +140,8 @@ func TestHealthHeals(t *testing.T) {
 		}
 	}
 	disk.Set(faultfs.Faults{})
-	for end := time.Now().Add(patience); b.Health() != nil; runtime.Gosched() {
-		if time.Now().After(end) {
+	for wait := (patient{}); b.Health() != nil; runtime.Gosched() {
+		if wait.over(time.Now(), "") {
 			t.Fatalf("still %v", b.Health())
 		}
 	}

@@ -17,8 +17,8 @@ import (
 // await returns when done reports true, without a round of any loop.
 func (w *world) await(what string, done func() bool) {
 	w.t.Helper()
-	for start := time.Now(); !done(); runtime.Gosched() {
-		if time.Since(start) > patience {
+	for wait := (patient{}); !done(); runtime.Gosched() {
+		if wait.over(time.Now(), "") {
 			w.fatal("never: %s", what)
 		}
 	}

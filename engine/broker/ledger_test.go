@@ -389,7 +389,7 @@ func runLedger(t *testing.T, seed uint64, count uint32) string {
 		e.on(r.shard, func(*Shard) { r.sub.SetReady(2500) })
 	}
 	lost := 0
-	for end := time.Now().Add(patience); time.Now().Before(end); {
+	for wait := (patient{}); !wait.over(time.Now(), ""); {
 		// Half of what a time-out may bring back: no calm reader is ever late.
 		tick(20 * time.Millisecond)
 		lost = 0

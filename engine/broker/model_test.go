@@ -206,13 +206,11 @@ func (w *world) round(i int, f func(s *Shard)) {
 	}
 }
 
-// patience bounds every wait. Nothing comes near it unless something hangs.
-const patience = time.Minute
-
 // settle runs rounds until done.
 func (w *world) settle(what string, done func() bool) {
 	w.t.Helper()
-	for start := time.Now(); time.Since(start) < patience; {
+	var wait patient
+	for looks := 0; looks%256 != 0 || !wait.over(time.Now(), w.moved()); looks++ {
 		for i := range w.b.shards {
 			w.mu.Lock()
 			due := w.woken[i] || len(w.calls[i]) > 0
