@@ -28,8 +28,8 @@ import (
 	"github.com/zsqio/zsq/internal/wire"
 )
 
-// patience bounds every wait for the daemon.
-const patience = time.Minute
+// patience bounds every wait for the daemon, also when both stand still for a minute.
+const patience = 2 * time.Minute
 
 // rsaFiles writes a self-signed certificate and its key of the given size.
 func rsaFiles(t *testing.T, dir string, bits int) (cert, key string) {

@@ -23,7 +23,7 @@ func newAdmin(t *testing.T, b *broker, flags ...string) *admin {
 	t.Helper()
 	a := &admin{t: t, b: b, addr: daemon.FreeAddr(t)}
 	log := new(daemon.Log)
-	flags = append(flags, "--http-address="+a.addr, "--http-client-connect-timeout=1m", "--http-client-request-timeout=1m")
+	flags = append(flags, "--http-address="+a.addr, "--http-client-connect-timeout=2m", "--http-client-request-timeout=2m")
 	cmd := exec.Command(daemon.Upstream("nsqadmin").Path(t), flags...)
 	cmd.Stdout, cmd.Stderr = log, log
 	if err := cmd.Start(); err != nil {
