@@ -207,7 +207,7 @@ func (w *world) round(i int, f func(s *Shard)) {
 }
 
 // patience bounds every wait. Nothing comes near it unless something hangs.
-const patience = time.Minute
+const patience = 2 * time.Minute // a machine may stand still for one
 
 // settle runs rounds until done.
 func (w *world) settle(what string, done func() bool) {
