@@ -108,7 +108,10 @@ func runDaemon(t *testing.T, flags ...string) (*exec.Cmd, string, *bufio.Scanner
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
-	watchdog := time.AfterFunc(patience, func() { _ = cmd.Process.Kill() })
+	watchdog := time.AfterFunc(patience, func() {
+		t.Errorf("the daemon has run for %v and is killed", patience)
+		_ = cmd.Process.Kill()
+	})
 	t.Cleanup(func() { watchdog.Stop() })
 	lines := bufio.NewScanner(stderr)
 	return cmd, await(t, lines, `TCP: listening on (\S+)`), lines
@@ -123,7 +126,7 @@ func await(t *testing.T, lines *bufio.Scanner, pattern string) string {
 			return m[len(m)-1]
 		}
 	}
-	t.Fatalf("no line %s in the log", pattern)
+	t.Fatalf("the log has ended without a line %s", pattern)
 	return ""
 }
 
