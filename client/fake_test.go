@@ -17,8 +17,9 @@ import (
 	nsq "github.com/zsqio/zsq/client"
 )
 
-// patience bounds every wait of a test; one that passes does not wait for it.
-const patience = time.Minute
+// patience bounds every wait of a test; one that passes does not wait for it, not even
+// on a machine that stands still for a minute.
+const patience = 2 * time.Minute
 
 // A fake is a scripted server. Each connection runs the next script, and the last
 // script again and again.
@@ -301,8 +302,7 @@ func quickConfig() *nsq.Config {
 // calm is a configuration without timeouts that a slow machine could reach.
 func calm() *nsq.Config {
 	cfg := nsq.NewConfig()
-	cfg.DialTimeout = patience
-	cfg.WriteTimeout = patience
+	cfg.DialTimeout, cfg.WriteTimeout, cfg.ReadTimeout = patience, patience, patience
 	return cfg
 }
 

@@ -106,20 +106,20 @@ func TestAuth(t *testing.T) {
 	f(auth("x"), "E_AUTH_FAILED AUTH failed")
 	a.answersTo("x") <- `{"ttl":1}`
 	f(auth("x"), "E_UNAUTHORIZED AUTH no authorizations found")
-	a.allow("x", 60, "t", ".*", "publish")
+	a.allow("x", 3600, "t", ".*", "publish")
 	f(auth("x")+auth("x"), authed, "E_INVALID AUTH already set")
 
 	// Commands behind AUTH wait for its answer and are carried out in order.
-	a.allow("x", 60, "^t$", ".*", "publish")
+	a.allow("x", 3600, "^t$", ".*", "publish")
 	f(auth("x")+pub("t", "1")+mpub("t", "2")+pub("t", "3")+pub("u", "4"), authed, "OK", "OK", "OK", denied("PUB", "u", ""))
-	a.allow("x", 60, "^t$", ".*", "publish")
+	a.allow("x", 3600, "^t$", ".*", "publish")
 	f(auth("x")+"MPUB u\n", authed, denied("MPUB", "u", ""))
-	a.allow("x", 60, "^t$", "^c$", "publish")
+	a.allow("x", 3600, "^t$", "^c$", "publish")
 	f(auth("x")+pub("t", "1"), authed, denied("PUB", "t", "")) // no channel pattern matches nothing
-	a.allow("x", 60, "^t$", "^c$", "subscribe")
+	a.allow("x", 3600, "^t$", "^c$", "subscribe")
 	f(auth("x")+sub("t", "d"), authed, denied("SUB", "t", "d"))
 
-	a.allow("x", 60, "^t$", "^c$", "subscribe")
+	a.allow("x", 3600, "^t$", "^c$", "subscribe")
 	c := greet(t, e, auth("x")+sub("t", "c")+"RDY 5\n")
 	c.want(authed, "OK", "message 1", "message 2", "message 3")
 	s := topicStats(t, e, "t").Channels[0].Clients[0]
@@ -177,7 +177,7 @@ func TestAuthRefresh(t *testing.T) {
 	}
 	c.send(pub("t", "others do not wait"))
 	c.want("OK")
-	a.allow("y", 60, "^t$", ".*", "publish")
+	a.allow("y", 3600, "^t$", ".*", "publish")
 	old.want("OK", `E_UNAUTHORIZED AUTH failed for PUB on "u" ""`, ended)
 }
 
@@ -240,7 +240,7 @@ func TestAuthServerHangs(t *testing.T) {
 	e := open(t, o)
 	greet(t, e, auth("x"))
 	a.question(t)
-	a.allow("y", 60, ".*", ".*", "publish")
+	a.allow("y", 3600, ".*", ".*", "publish")
 	greet(t, e, auth("y"), pub("t", "x")).want(authed, "OK")
 	if err := e.Shutdown(); err != nil {
 		t.Error(err)
@@ -293,7 +293,7 @@ func TestAuthCertificate(t *testing.T) {
 	cfg := ca.client()
 	cfg.Certificates = []tls.Certificate{ca.pair("friend")}
 	s.upgrade(`"tls_v1":true,"snappy":true`, cfg)
-	a.allow("x", 60, "^t$", ".*", "publish")
+	a.allow("x", 3600, "^t$", ".*", "publish")
 	s.send(auth("x") + pub("t", "1") + pub("u", "2"))
 	if q := a.question(t); q != "/?common_name=friend&remote_ip=127.0.0.1&secret=x&tls=true" {
 		t.Errorf("asked %s", q)

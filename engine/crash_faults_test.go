@@ -41,6 +41,7 @@ func plantedFault(fault string, began time.Time) (mmapqueue.FS, func() time.Time
 // loses what it acknowledged, one that forgets what was finished, and one that
 // is too early.
 func TestCrashFindsFaults(t *testing.T) {
+	t.Parallel()
 	for fault, want := range map[string]string{
 		faultLose:   "acknowledged messages are lost",
 		faultForget: "came again after its FIN was answered for",

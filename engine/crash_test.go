@@ -25,6 +25,7 @@ import (
 
 	"github.com/zsqio/zsq/engine"
 	"github.com/zsqio/zsq/engine/httpapi"
+	"github.com/zsqio/zsq/internal/wire"
 	"github.com/zsqio/zsq/mmapqueue"
 )
 
@@ -53,7 +54,7 @@ func TestMain(m *testing.M) {
 		os.Exit(3)
 	}
 	// The tests that are parallel wait, mostly: for time-outs, and for the disk.
-	if err := flag.Set("test.parallel", "8"); err != nil { // a flag on the command line wins
+	if err := flag.Set("test.parallel", "16"); err != nil { // a flag on the command line wins
 		panic(err)
 	}
 	os.Exit(m.Run())
@@ -158,14 +159,16 @@ func (r *crashRun) hangUp() {
 	r.wg.Wait()
 }
 
+// crashFrame reads a frame, past the heartbeats that come when the machine stands still.
 func crashFrame(r *bufio.Reader) (kind uint32, body []byte, err error) {
-	var head [8]byte
-	if _, err := io.ReadFull(r, head[:]); err != nil {
+	f, err := readFrame(r)
+	for err == nil && string(f) == wire.HeartbeatFrame {
+		f, err = readFrame(r)
+	}
+	if err != nil {
 		return 0, nil, err
 	}
-	body = make([]byte, binary.BigEndian.Uint32(head[:])-4)
-	_, err = io.ReadFull(r, body)
-	return binary.BigEndian.Uint32(head[4:]), body, err
+	return binary.BigEndian.Uint32(f[4:]), f[wire.FrameHeaderSize:], nil
 }
 
 func withSize(b, body []byte) []byte {
@@ -557,7 +560,10 @@ func crashHeld(dir string) (n int, err error) {
 // What was acknowledged survives kill -9, on every channel, deferred messages
 // with their time; what was finished does not come again. The long form is
 // TestLongCrash.
-func TestCrash(t *testing.T) { crashAll(t, 2, 10_000, 50) }
+func TestCrash(t *testing.T) {
+	t.Parallel()
+	crashAll(t, 2, 10_000, 50)
+}
 
 // crashAll runs the harness in both modes with each size of the memory queue.
 func crashAll(t *testing.T, rounds int, sizes ...int) {

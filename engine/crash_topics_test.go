@@ -176,6 +176,7 @@ func (n *crashNames) check(mode, when string) {
 // whatever command, got, in every mode; so do deletions, pauses, emptyings and
 // durabilities.
 func TestCrashTopics(t *testing.T) {
+	t.Parallel()
 	for i, mode := range []string{"memory", "process", "disk"} {
 		t.Run(mode, func(t *testing.T) {
 			t.Parallel() // they wait, mostly

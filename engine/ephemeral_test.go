@@ -17,7 +17,7 @@ func TestSubscribeToWhatGoes(t *testing.T) {
 	e := start(t, o)
 	var wg sync.WaitGroup
 	for range 4 {
-		wg.Go(func() { comeAndGo(t, e, 150) })
+		wg.Go(func() { comeAndGo(t, e, 40) })
 	}
 	wg.Wait()
 }

@@ -3,7 +3,17 @@ package engine_test
 import (
 	"testing"
 	"time"
+
+	"github.com/zsqio/zsq/engine"
 )
+
+// beating greets as a client that asks for heartbeats as often as it can, and reads them.
+func beating(t *testing.T, e *engine.Engine) *peer {
+	t.Helper()
+	p := greet(t, e, identify(`{"heartbeat_interval":1000}`))
+	p.beats = true
+	return p
+}
 
 // TestSilence has clients that ask for heartbeats every second and then stop:
 // between commands, in a command's line and in its body.
@@ -16,7 +26,7 @@ func TestSilence(t *testing.T) {
 	}
 	var clients []client
 	begin := func(script, want string) {
-		p := greet(t, e, identify(`{"heartbeat_interval":1000}`))
+		p := beating(t, e)
 		p.want("OK")
 		p.send(script)
 		clients = append(clients, client{p, script, want})
@@ -53,7 +63,8 @@ func TestSilence(t *testing.T) {
 // one lives.
 func TestHeartbeatsAnswered(t *testing.T) {
 	t.Parallel()
-	p := greet(t, start(t, options(t)), identify(`{"heartbeat_interval":1000}`), sub("t", "c"))
+	p := beating(t, start(t, options(t)))
+	p.send(sub("t", "c"))
 	for beats, oks := 0, 0; beats < 3 || oks < 3; {
 		switch got := p.next(); got {
 		case "OK": // of IDENTIFY, of SUB, and of the PUB
@@ -74,9 +85,9 @@ func TestHeartbeatsAnswered(t *testing.T) {
 func TestHeartbeatsLate(t *testing.T) {
 	t.Parallel()
 	e := start(t, options(t))
-	p := greet(t, e, identify(`{"heartbeat_interval":1000}`))
+	p := beating(t, e)
 	p.want("OK")
-	silent := greet(t, e, identify(`{"heartbeat_interval":1000}`))
+	silent := beating(t, e)
 	silent.want("OK")
 	e.OnLoop(func() { time.Sleep(2100 * time.Millisecond) })
 	p.want("_heartbeat_")

@@ -190,7 +190,7 @@ func TestConnectionMemoryMeanwhile(t *testing.T) {
 	c := greet(t, e, auth("slow")+more)
 	c.want("E_AUTH_ERROR AUTH error "+why, ended)
 	a.question(t)
-	a.allow("slow", 60, "t", "c", "publish") // too late
+	a.allow("slow", 3600, "t", "c", "publish") // too late
 
 	for _, feature := range []string{"snappy", "deflate"} {
 		c = greet(t, e, identify(fmt.Sprintf(`{%q:true,"feature_negotiation":true}`, feature)), more)

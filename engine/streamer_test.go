@@ -101,12 +101,10 @@ func (s *streamer) send(script string) {
 }
 
 func (s *streamer) frame() ([]byte, error) {
-	head, err := s.r.Peek(wire.FrameHeaderSize)
-	if err != nil {
-		return nil, err
+	f, err := readFrame(s.r)
+	for err == nil && string(f) == wire.HeartbeatFrame { // as a peer does
+		f, err = readFrame(s.r)
 	}
-	f := make([]byte, 4+int(head[0])<<24+int(head[1])<<16+int(head[2])<<8+int(head[3]))
-	_, err = io.ReadFull(s.r, f)
 	return f, err
 }
 

@@ -108,7 +108,9 @@ func TestStates(t *testing.T) {
 
 // TestIdentify shows what IDENTIFY takes, and its answers.
 func TestIdentify(t *testing.T) {
-	e := start(t, options(t))
+	o := options(t)
+	o.MsgTimeout = engine.NewOptions().MsgTimeout
+	e := start(t, o)
 	f := func(script string, want ...string) {
 		t.Helper()
 		transcripts(t, e)(wire.Magic+script, want...)

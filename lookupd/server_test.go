@@ -18,8 +18,9 @@ import (
 	"github.com/zsqio/zsq/lookupd"
 )
 
-// patience bounds every wait; a test that passes does not wait for it.
-const patience = time.Minute
+// patience bounds every wait; a test that passes does not wait for it, not even on a
+// machine that stands still for a minute.
+const patience = 2 * time.Minute
 
 // A node is a server under test and its log.
 type node struct {
@@ -59,6 +60,7 @@ func start(t *testing.T, change ...func(*lookupd.Options)) *node {
 	t.Helper()
 	o := lookupd.NewOptions()
 	o.TCPAddress, o.HTTPAddress, o.BroadcastAddress = "127.0.0.1:0", "127.0.0.1:0", "lookup.test"
+	o.ReapTimeout, o.InactiveProducerTimeout = time.Hour, time.Hour // a machine that stands still ends nothing
 	for _, f := range change {
 		f(o)
 	}

@@ -150,7 +150,7 @@ func TestFailures(t *testing.T) {
 	addr := strings.TrimPrefix(bad.URL, "http://")
 	line := func(want string, args ...string) {
 		t.Helper()
-		_, stderr := tooltest.Expect(t, tool.ExitError, "nsq_stat", run, "", append([]string{"--topic=t", "--http-client-request-timeout=1m"}, args...)...)
+		_, stderr := tooltest.Expect(t, tool.ExitError, "nsq_stat", run, "", append([]string{"--topic=t", "--http-client-request-timeout=2m"}, args...)...)
 		if strings.Count(stderr, "\n") != 1 || !strings.Contains(stderr, want) {
 			t.Errorf("%q: %q, want one line with %q", args, stderr, want)
 		}

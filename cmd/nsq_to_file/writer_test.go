@@ -15,6 +15,7 @@ import (
 	"github.com/klauspost/compress/gzip"
 
 	nsq "github.com/zsqio/zsq/client"
+	"github.com/zsqio/zsq/internal/tool/tooltest"
 )
 
 // A bench is a fileWriter without a consumer, on a clock of the test's.
@@ -215,7 +216,7 @@ func TestQuietTopic(t *testing.T) {
 	b := newBench(t, nil)
 	b.w.flushTimer = time.AfterFunc(time.Hour, b.w.flushQuiet)
 	b.put("1")
-	for end := time.Now().Add(time.Minute); b.files()["out/t.15"] != "1\n"; time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(tooltest.Patience); b.files()["out/t.15"] != "1\n"; time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatal("the line of a quiet topic does not reach the file")
 		}

@@ -28,8 +28,8 @@ import (
 	"github.com/zsqio/zsq/internal/wire"
 )
 
-// patience bounds every wait for the daemon.
-const patience = time.Minute
+// patience bounds every wait for the daemon, also when both stand still for a minute.
+const patience = 2 * time.Minute
 
 // rsaFiles writes a self-signed certificate and its key of the given size.
 func rsaFiles(t *testing.T, dir string, bits int) (cert, key string) {
@@ -108,7 +108,10 @@ func runDaemon(t *testing.T, flags ...string) (*exec.Cmd, string, *bufio.Scanner
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
-	watchdog := time.AfterFunc(patience, func() { _ = cmd.Process.Kill() })
+	watchdog := time.AfterFunc(patience, func() {
+		t.Errorf("the daemon has run for %v and is killed", patience)
+		_ = cmd.Process.Kill()
+	})
 	t.Cleanup(func() { watchdog.Stop() })
 	lines := bufio.NewScanner(stderr)
 	return cmd, await(t, lines, `TCP: listening on (\S+)`), lines
@@ -123,7 +126,7 @@ func await(t *testing.T, lines *bufio.Scanner, pattern string) string {
 			return m[len(m)-1]
 		}
 	}
-	t.Fatalf("no line %s in the log", pattern)
+	t.Fatalf("the log has ended without a line %s", pattern)
 	return ""
 }
 

@@ -46,8 +46,9 @@ func (w *world) moved() string {
 			buf = binary.AppendVarint(buf, int64(q.ring.Len()))
 		}
 		for _, c := range t.Channels() {
-			buf = binary.AppendVarint(buf, c.inFlight.Load())
-			buf = binary.AppendVarint(buf, c.deferred.Load())
+			f := c.Figures()
+			buf = binary.AppendVarint(buf, f.InFlight)
+			buf = binary.AppendVarint(buf, f.Deferred)
 		}
 	}
 	return string(buf)

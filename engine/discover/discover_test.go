@@ -24,8 +24,9 @@ import (
 	"github.com/zsqio/zsq/internal/peerhttp"
 )
 
-// patience bounds every wait. Nothing comes near it unless something hangs.
-const patience = time.Minute
+// patience bounds every wait. Nothing comes near it unless something hangs, not even
+// on a machine that stands still for a minute.
+const patience = 2 * time.Minute
 
 // A lookupd is a fake nsqlookupd. Its answers can be replaced by lies.
 type lookupd struct {

@@ -398,7 +398,7 @@ func TestStalled(t *testing.T) {
 		go func() { _ = srv.Serve(l); close(served) }()
 		select {
 		case <-ended:
-		case <-time.After(time.Minute):
+		case <-time.After(patience):
 			t.Fatalf("after %q the connection is held", sent)
 		}
 		if err := srv.Close(); err != nil {

@@ -123,7 +123,7 @@ func TestExchanges(t *testing.T) {
 	addr := *record
 	if addr == "" {
 		srv := httptest.NewUnstartedServer(nil)
-		srv.Config = httpapi.NewServer(httpapi.New(config(t, &fakeBroker{})), time.Minute)
+		srv.Config = httpapi.NewServer(httpapi.New(config(t, &fakeBroker{})), patience)
 		srv.Start()
 		defer srv.Close()
 		addr = srv.Listener.Addr().String()
@@ -170,7 +170,7 @@ func exchange(t *testing.T, addr string, r request) string {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	if err := conn.SetDeadline(time.Now().Add(time.Minute)); err != nil {
+	if err := conn.SetDeadline(time.Now().Add(patience)); err != nil {
 		t.Fatal(err)
 	}
 	method, _, _ := strings.Cut(r.line, " ")

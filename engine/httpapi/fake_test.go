@@ -12,6 +12,10 @@ import (
 	"github.com/zsqio/zsq/engine/httpapi"
 )
 
+// patience bounds every wait. Nothing comes near it unless something hangs, not even
+// on a machine that stands still for a minute.
+const patience = 2 * time.Minute
+
 // fakeBroker is a broker without messages: names, paused flags and counts.
 type fakeBroker struct {
 	mu        sync.Mutex
@@ -224,7 +228,7 @@ func config(t testing.TB, b *fakeBroker) httpapi.Config {
 		},
 		StartTime:    startTime,
 		Now:          func() time.Time { return startTime.Add(1500 * time.Millisecond) },
-		StallTimeout: time.Minute,
+		StallTimeout: patience,
 		Logf:         func(int, string, ...any) {},
 	}
 }

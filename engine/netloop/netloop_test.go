@@ -85,6 +85,10 @@ func echo(c *Conn, b []byte) int {
 // still looks for a server that had the same port a moment ago does not come to us.
 const here = "127.0.0.2:0"
 
+// patience bounds every wait. Nothing comes near it unless something hangs, not even
+// on a machine that stands still for a minute.
+const patience = 2 * time.Minute
+
 // start runs s on a fresh group until the test ends, and returns its address.
 func start(t testing.TB, o Options, h Handler) (*Group, string) {
 	t.Helper()
@@ -112,7 +116,7 @@ func dial(t testing.TB, network, addr string) net.Conn {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_ = c.SetDeadline(time.Now().Add(time.Minute))
+	_ = c.SetDeadline(time.Now().Add(patience))
 	if c, ok := c.(*net.TCPConn); ok { // what the kernel holds must not be all of it, however large it may grow
 		_ = c.SetReadBuffer(256 << 10)
 		_ = c.SetWriteBuffer(256 << 10)
@@ -134,7 +138,7 @@ func wait[T any](t testing.TB, ch <-chan T) T {
 	select {
 	case v := <-ch:
 		return v
-	case <-time.After(time.Minute):
+	case <-time.After(patience):
 		t.Fatal("nothing happened")
 		panic("unreachable")
 	}
@@ -545,7 +549,7 @@ func TestMemoryLastWord(t *testing.T) {
 			case word = <-h.said:
 			case err := <-closed:
 				t.Fatalf("closed without a word: %v", err)
-			case <-time.After(time.Minute):
+			case <-time.After(patience):
 				t.Fatal("nothing happened")
 			}
 			break
@@ -630,7 +634,7 @@ func TestParted(t *testing.T) {
 	}
 	c := <-conns
 	got := make(chan bool, 1)
-	for end := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
 		on(t, g.Loops()[0], func() { got <- c.Parted() })
 		if <-got {
 			break
@@ -749,7 +753,7 @@ func TestShutdownFlushes(t *testing.T) {
 	}
 	down := make(chan error, 1)
 	go func() {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		defer cancel()
 		down <- g.Shutdown(ctx)
 	}()

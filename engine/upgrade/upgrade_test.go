@@ -27,8 +27,9 @@ import (
 	"github.com/zsqio/zsq/engine/upgrade"
 )
 
-// patience bounds every wait. Nothing comes near it unless something hangs.
-const patience = time.Minute
+// patience bounds every wait. Nothing comes near it unless something hangs, not even
+// on a machine that stands still for a minute.
+const patience = 2 * time.Minute
 
 // decode feeds src to f in pieces of at most step bytes, with room for at most
 // room bytes, and returns all that comes out before an error.

@@ -16,7 +16,7 @@ func TestToolsRoundTrip(t *testing.T) {
 	const count = 500
 	b := startBroker(t)
 	tail := exec.CommandContext(t.Context(), tool("nsq_tail").Path(t),
-		"--topic=lines", "--channel=tail#ephemeral", fmt.Sprint("-n=", count), "--nsqd-tcp-address="+b.TCP, "--consumer-opt=dial_timeout,1m", "--consumer-opt=write_timeout,1m")
+		"--topic=lines", "--channel=tail#ephemeral", fmt.Sprint("-n=", count), "--nsqd-tcp-address="+b.TCP, "--consumer-opt=dial_timeout,2m", "--consumer-opt=write_timeout,2m")
 	var out daemon.Log
 	tail.Stdout = &out
 	must(t, tail.Start())
@@ -29,7 +29,7 @@ func TestToolsRoundTrip(t *testing.T) {
 		lines = append(lines, fmt.Sprintf("line %04d", i))
 	}
 	runTool(t, strings.Join(lines, "\n")+"\n", "to_nsq", "--topic=lines", "--nsqd-tcp-address="+b.TCP,
-		"--producer-opt=dial_timeout,1m", "--producer-opt=write_timeout,1m")
+		"--producer-opt=dial_timeout,2m", "--producer-opt=write_timeout,2m")
 	must(t, receive(t, done, "nsq_tail ends"))
 	got := strings.Split(strings.TrimSuffix(out.String(), "\n"), "\n")
 	if !slices.Equal(got, lines) {
@@ -45,7 +45,7 @@ func TestNsqStat(t *testing.T) {
 	must(t, newProducer(t, b).MultiPublish("watched", numbered(7)))
 	b.settles(t, "watched", "ch", "all waiting", func(ch channelStats) bool { return ch.Depth == 7 })
 	out, _ := runTool(t, "", "nsq_stat", "--topic=watched", "--channel=ch", "--count=1",
-		"--interval=50ms", "--nsqd-http-address="+b.HTTP, "--http-client-connect-timeout=1m", "--http-client-request-timeout=1m")
+		"--interval=50ms", "--nsqd-http-address="+b.HTTP, "--http-client-connect-timeout=2m", "--http-client-request-timeout=2m")
 	// ingress, egress | total, mem, disk, in flight, deferred | requeues, timeouts, messages, clients
 	lines := strings.Split(strings.TrimSpace(out), "\n")
 	fields := strings.Fields(lines[len(lines)-1])

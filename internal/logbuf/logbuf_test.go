@@ -56,7 +56,7 @@ func (g *gate) lines(t *testing.T) []string {
 // flushed waits until all lines are written. Flush itself is impatient.
 func flushed(t *testing.T, b *logbuf.Buffer) {
 	t.Helper()
-	for end := time.Now().Add(time.Minute); !b.Flush(); {
+	for end := time.Now().Add(2 * time.Minute); !b.Flush(); {
 		if time.Now().After(end) {
 			t.Fatal("not written")
 		}

@@ -26,7 +26,7 @@ func TestNotify(t *testing.T) {
 		send(syscall.SIGUSR1)
 	}
 	send(syscall.SIGUSR2)
-	patience := time.After(time.Minute)
+	patience := time.After(2 * time.Minute)
 	for {
 		select {
 		case s := <-signals:

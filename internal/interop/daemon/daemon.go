@@ -23,8 +23,8 @@ import (
 )
 
 // patience bounds every wait for a process. It is generous because the machine
-// may be busy; a test that passes does not wait for it.
-const patience = time.Minute
+// may stand still for a minute; a test that passes does not wait for it.
+const patience = 2 * time.Minute
 
 // A Config says what Start runs, and how.
 type Config struct {

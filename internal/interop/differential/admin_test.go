@@ -23,7 +23,7 @@ func newAdmin(t *testing.T, b *broker, flags ...string) *admin {
 	t.Helper()
 	a := &admin{t: t, b: b, addr: daemon.FreeAddr(t)}
 	log := new(daemon.Log)
-	flags = append(flags, "--http-address="+a.addr, "--http-client-connect-timeout=1m", "--http-client-request-timeout=1m")
+	flags = append(flags, "--http-address="+a.addr, "--http-client-connect-timeout=2m", "--http-client-request-timeout=2m")
 	cmd := exec.Command(daemon.Upstream("nsqadmin").Path(t), flags...)
 	cmd.Stdout, cmd.Stderr = log, log
 	if err := cmd.Start(); err != nil {
@@ -157,7 +157,8 @@ func TestSameAdmin(t *testing.T) {
 			} {
 				var got [2]string
 				onBroker, isBroker := strings.CutPrefix(step, "=")
-				for end := time.Now().Add(patience); ; {
+				began := time.Now()
+				for end := began.Add(patience); ; {
 					for i := range sides {
 						if isBroker {
 							got[i] = players[i].answer(onBroker)
@@ -177,6 +178,9 @@ func TestSameAdmin(t *testing.T) {
 					t.Errorf("%s\n%s", step, got[0])
 				case testing.Verbose():
 					t.Logf("%s\n%s", step, got[0])
+				}
+				if t.Failed() && time.Since(began) > patience/2 { // or go test ends before it tells of this
+					t.Fatal("the rest is not asked: it may wait as long")
 				}
 			}
 		})

@@ -58,6 +58,7 @@ func (s *script) run(t *testing.T, diffs []*difference) {
 			both = apart(mine, theirs, steps)
 		}
 		for _, step := range steps {
+			began := time.Now()
 			got, expected := s.compare(both, step, diffs, seen)
 			switch {
 			case strings.Contains(got+expected, broken):
@@ -66,6 +67,9 @@ func (s *script) run(t *testing.T, diffs []*difference) {
 				t.Errorf("== %s\n%s\nupstream:\n%szsq:\n%s%s", c.name, short(step), indented(expected), indented(got), where(expected, got))
 			case testing.Verbose():
 				t.Logf("== %s\n%s\n%s", c.name, short(step), indented(expected))
+			}
+			if t.Failed() && time.Since(began) > patience/2 { // or go test ends before it tells of this
+				t.Fatal("the rest is not played: it may wait as long")
 			}
 		}
 	}

@@ -22,7 +22,7 @@ import (
 
 // unhurried are flags of everything that asks over HTTP: a busy machine may take
 // longer than the default's few seconds.
-var unhurried = []string{"--http-client-connect-timeout=1m", "--http-client-request-timeout=1m"}
+var unhurried = []string{"--http-client-connect-timeout=2m", "--http-client-request-timeout=2m"}
 
 // A cluster is nsqd nodes that register with every lookupd.
 type cluster struct {

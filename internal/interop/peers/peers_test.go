@@ -28,7 +28,7 @@ type peer struct{ *daemon.Daemon }
 
 // unhurried are flags of an nsqd: a busy machine may take longer over an answer than
 // the default's few seconds.
-var unhurried = []string{"--http-client-connect-timeout=1m", "--http-client-request-timeout=1m"}
+var unhurried = []string{"--http-client-connect-timeout=2m", "--http-client-request-timeout=2m"}
 
 // run starts a program until the test ends.
 func run(t *testing.T, program daemon.Program, flags ...string) peer {
@@ -43,7 +43,7 @@ func run(t *testing.T, program daemon.Program, flags ...string) peer {
 // config is the stock client's, with more patience.
 func config() *nsq.Config {
 	c := nsq.NewConfig()
-	c.DialTimeout, c.ReadTimeout, c.WriteTimeout = time.Minute, 2*time.Minute, time.Minute
+	c.DialTimeout, c.ReadTimeout, c.WriteTimeout = patience, patience, patience
 	return c
 }
 

@@ -17,8 +17,9 @@ import (
 	"github.com/zsqio/zsq/internal/tool"
 )
 
-// Patience bounds every wait. A test that passes does not wait for it.
-const Patience = 30 * time.Second
+// Patience bounds every wait. A test that passes does not wait for it, not even on a
+// machine that stands still for a minute.
+const Patience = 2 * time.Minute
 
 // Eventually asks until cond holds. What happens behind a socket has no go-chan
 // on which a test could wait.
@@ -42,9 +43,9 @@ type Run struct {
 // Unhurried returns flags of the tool with that name which put its time-outs where
 // no machine that stalls reaches them. Flags behind them win.
 func Unhurried(name string) []string {
-	consumer := []string{"--consumer-opt=dial_timeout,1m", "--consumer-opt=write_timeout,1m"}
-	producer := []string{"--producer-opt=dial_timeout,1m", "--producer-opt=write_timeout,1m"}
-	http := []string{"--http-client-connect-timeout=1m", "--http-client-request-timeout=1m"}
+	consumer := []string{"--consumer-opt=dial_timeout,2m", "--consumer-opt=write_timeout,2m"}
+	producer := []string{"--producer-opt=dial_timeout,2m", "--producer-opt=write_timeout,2m"}
+	http := []string{"--http-client-connect-timeout=2m", "--http-client-request-timeout=2m"}
 	switch name {
 	case "nsq_stat":
 		return http
