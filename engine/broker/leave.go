@@ -2,6 +2,7 @@ package broker
 
 import (
 	"errors"
+	"math"
 	"sync"
 
 	"github.com/zsqio/zsq/mmapqueue"
@@ -37,29 +38,38 @@ func (l *leavings) batch(b *Broker) *mmapqueue.JournalBatch {
 
 // leaves takes over a topic's messages if they are few, and none of them is in the
 // backlog or from there.
-func (b *Broker) leaves(jobs []job) bool {
+func (b *Broker) leaves(all []collector) bool {
 	if b.journal == nil || b.opts.Unload {
 		return false
 	}
-	messages, bytes := 0, 0
-	for _, j := range jobs {
-		q := j.want[0].q
-		if q.cursor != nil && q.cursor.Depth() > 0 {
+	messages := 0
+	for i := range all {
+		q := all[i].q
+		messages += all[i].waits()
+		if messages > leaveMessages || q.cursor != nil && q.cursor.Depth() > 0 {
 			return false
 		}
-		for _, r := range j.refs {
-			messages++
+	}
+	jobs := make([]job, len(all))
+	bytes, fits := 0, true
+	for i := range all {
+		all[i].take(&jobs[i], math.MaxInt)
+		for _, r := range jobs[i].refs {
 			bytes += int(r.Len) + 64
-			if messages > leaveMessages || bytes > leaveBytes || r.Aux&auxSequence != 0 {
-				return false
-			}
+			fits = fits && bytes <= leaveBytes && r.Aux&auxSequence == 0
 		}
+	}
+	if !fits {
+		for i := range all {
+			all[i].giveBack(&jobs[i])
+		}
+		return false
 	}
 	b.leavings.mu.Lock()
 	defer b.leavings.mu.Unlock()
-	for _, j := range jobs {
-		for i, r := range j.refs {
-			b.put(b.leavings.batch(b), j.want[0].q, r, j.due[i])
+	for i, j := range jobs {
+		for k, r := range j.refs {
+			b.put(b.leavings.batch(b), all[i].q, r, j.due[k])
 		}
 	}
 	return true

@@ -234,6 +234,7 @@ func (b *Broker) Close() error {
 		_ = b.journal.Flush() // it says whose the messages are before they are saved: see writer.awaitMoves
 	}
 	b.writeMail()
+	b.pool.Shed()
 	held := b.held()
 	topics := b.topics.all()
 	end, atOnce := (*mmapqueue.Backlog).Close, filesAtOnce
@@ -303,17 +304,17 @@ func (b *Broker) writeMail() {
 func (t *Topic) close(held map[*Channel][]saved, end func(*mmapqueue.Backlog) error) error {
 	t.writer.wait()
 	v := t.view.Load()
-	var jobs []job
+	var all []collector
 	if v.hold != nil {
-		jobs = append(jobs, t.collect(v.hold, nil))
+		all = append(all, collector{b: t.b, q: v.hold})
 	}
 	for _, c := range v.channels {
-		jobs = append(jobs, t.collect(c.q, held[c]))
+		all = append(all, collector{b: t.b, q: c.q, more: held[c]})
 	}
 	var errs []error
-	if !t.b.leaves(jobs) {
-		for i := range jobs {
-			errs = append(errs, t.save(&jobs[i]))
+	if !t.b.leaves(all) {
+		for i := range all {
+			errs = append(errs, t.save(&all[i]))
 		}
 	}
 	if t.writer.log != nil {
@@ -322,34 +323,11 @@ func (t *Topic) close(held map[*Channel][]saved, end func(*mmapqueue.Backlog) er
 	return errors.Join(errs...)
 }
 
-// collect takes what a queue has in memory, and what was in other hands.
-func (t *Topic) collect(q *queue, more []saved) job {
-	j := job{want: []want{{q: q}}}
-	if q.ephemeral {
-		return j
-	}
-	var refs [256]block.Ref
-	for {
-		n := q.ring.TryPop(refs[:])
-		if n == 0 {
-			break
-		}
-		j.refs = append(j.refs, refs[:n]...)
-	}
-	// What was read but not put into the ring, or given back, is outstanding.
-	q.mu.Lock()
-	q.outstanding.Add(int64(len(j.refs) + len(more)))
-	j.refs = append(j.refs, q.left...)
-	q.left = nil
-	q.mu.Unlock()
-	for _, r := range j.refs {
-		j.due = append(j.due, dueOf(t.b.pool, r))
-	}
-	for _, m := range more {
-		j.refs = append(j.refs, m.ref)
-		j.due = append(j.due, m.due)
-	}
-	return j
+// A collector takes what a queue has in memory, and what of it was in other hands.
+type collector struct {
+	b    *Broker
+	q    *queue
+	more []saved
 }
 
 // saveBytes is how much save writes at once. What is encoded then is still in the
@@ -358,28 +336,80 @@ func (t *Topic) collect(q *queue, more []saved) job {
 // Of a smaller segment it is an eighth: several pieces fill one, few bytes are left over.
 const saveBytes = 1 << 20
 
-// save writes what was collected to the backlog, piece by piece. After an error the
-// pieces before it are there.
-func (t *Topic) save(j *job) error {
-	if len(j.refs) == 0 {
-		return nil
+// waits returns how many messages are still to be taken. (It is not what the queue
+// counts: that includes its backlog.)
+func (c *collector) waits() int {
+	if c.q.ephemeral {
+		return 0
 	}
-	if err := t.writer.open(); err != nil {
-		return err
+	c.q.mu.Lock()
+	defer c.q.mu.Unlock()
+	return c.q.ring.Len() + len(c.q.left) + len(c.more)
+}
+
+// take puts the next messages into j, instead of those that are in it: as many as
+// have bytes together. It reports whether there were any.
+func (c *collector) take(j *job, bytes int) bool {
+	j.refs, j.due = j.refs[:0], j.due[:0]
+	if c.q.ephemeral {
+		return false
 	}
-	piece := int64(saveBytes)
-	if most := t.b.opts.Log.SegmentBytesMax; most > 0 {
-		piece = min(piece, most/8)
-	}
-	for from, end := 0, 0; from < len(j.refs); from = end {
-		for size := int64(0); end < len(j.refs) && size < piece; end++ {
-			size += int64(j.refs[end].Len)
+	size := 0
+	var refs [8]block.Ref // few: no piece becomes much larger than asked for
+	for size < bytes {
+		n := c.q.ring.TryPop(refs[:])
+		if n == 0 {
+			break
 		}
-		part := job{want: j.want, refs: j.refs[from:end], due: j.due[from:end]}
-		if err := t.writer.write(&part); err != nil {
+		for _, r := range refs[:n] {
+			size += int(r.Len)
+		}
+		j.refs = append(j.refs, refs[:n]...)
+	}
+	c.q.mu.Lock()
+	for len(c.q.left) > 0 && size < bytes { // read but not put into the ring, or given back
+		size += int(c.q.left[0].Len)
+		j.refs = append(j.refs, c.q.left[0])
+		c.q.left = c.q.left[1:]
+	}
+	c.q.mu.Unlock()
+	for _, r := range j.refs {
+		j.due = append(j.due, dueOf(c.b.pool, r))
+	}
+	for len(c.more) > 0 && size < bytes {
+		size += int(c.more[0].ref.Len)
+		j.refs = append(j.refs, c.more[0].ref)
+		j.due = append(j.due, c.more[0].due)
+		c.more = c.more[1:]
+	}
+	return len(j.refs) > 0
+}
+
+// giveBack has all that was taken come again.
+func (c *collector) giveBack(j *job) {
+	for i, r := range j.refs {
+		c.more = append(c.more, saved{r, j.due[i]})
+	}
+}
+
+// save writes what is collected to the backlog, piece by piece, and gives its memory
+// back as it goes: that is what the system's copy of it is made in. After an error the
+// pieces before it are there.
+func (t *Topic) save(c *collector) error {
+	j := job{want: []want{{q: c.q}}}
+	piece := saveBytes
+	if most := t.b.opts.Log.SegmentBytesMax; most > 0 {
+		piece = min(piece, int(most/8))
+	}
+	for c.take(&j, piece) {
+		if err := t.writer.open(); err != nil {
 			return err
 		}
-		t.b.finishSource(source{q: j.want[0].q, sequences: t.b.sequences(part.refs)})
+		if err := t.writer.write(&j); err != nil {
+			return err
+		}
+		t.b.finishSource(source{q: c.q, sequences: t.b.sequences(j.refs)})
+		t.b.releaseAll(j.refs)
 	}
 	return nil
 }

@@ -253,8 +253,10 @@ func (c *Conn) linger() {
 // not tell when the last byte was acknowledged.
 const lingerLook = 5 * time.Millisecond
 
-// unacked is the number of bytes that the peer's kernel has not taken; a FIN
-// counts as one. It is always zero for unix sockets, which have no wire.
+// unacked is the number of bytes that the peer's kernel has not taken. It is always
+// zero for unix sockets, which have no wire. The FIN, which counts as one with the
+// kernel and is the last, is not in it: a peer acknowledges it only some 40 ms later,
+// and a stop would wait for that.
 func (c *Conn) unacked() int {
 	if c.unix {
 		return 0
@@ -263,7 +265,7 @@ func (c *Conn) unacked() int {
 	if err != nil {
 		return 0
 	}
-	return n
+	return max(0, n-1)
 }
 
 // checkLingers closes the lingering connections that are done.

@@ -112,6 +112,7 @@ type Pool struct {
 	bigWarm [32][]uint32
 	bigCold [32][]uint32
 	bigFree int64 // bytes in bigWarm
+	shed    bool  // what is wholly free is given back at once
 }
 
 // NewPool returns an empty pool. Budget will tell budgetBytes, the bytes of chunks
@@ -215,6 +216,14 @@ func (p *Pool) settle(chunk uint32, s *slot, delta int64) {
 	}
 }
 
+// Shed has memory that becomes free from now on given back to the system at once: for
+// a process that stops, and copies what it has to where the system needs memory for it.
+func (p *Pool) Shed() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.shed = true
+}
+
 // get returns an ordinary chunk that belongs to the caller. Its count is 0.
 func (p *Pool) get(mark uint64) (uint32, *slot) {
 	p.used.Add(ChunkSize)
@@ -301,7 +310,7 @@ func (p *Pool) putBig(chunk uint32, s *slot) {
 // and returns its index and memory, which is nil if it took none. It takes the
 // youngest: the eldest are the ones without huge pages. REQUIRES: mu.
 func (p *Pool) pickWhole(used int64) (uint32, []byte) {
-	if p.whole == 0 || p.free <= max(keepFree, used/2) {
+	if p.whole == 0 || !p.shed && p.free <= max(keepFree, used/2) {
 		return 0, nil
 	}
 	for i := len(p.regions) - 1; i >= 0; i-- {
