@@ -60,14 +60,11 @@ type osFS struct{}
 func (osFS) Create(path string, size int64) (File, error) { return createFile(path, size) }
 
 func (osFS) Open(path string, write bool) (File, error) {
+	flag := os.O_RDONLY
 	if write {
-		return openFile(path)
+		flag = os.O_RDWR
 	}
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	return osFile{f}, nil
+	return openFile(path, flag)
 }
 
 func (osFS) Map(path string, size int64) (mmap.MMap, error) { return mapFile(path, size) }

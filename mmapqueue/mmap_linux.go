@@ -75,9 +75,17 @@ func freeBytes(path string) (int64, error) {
 	return int64(s.Bavail) * s.Bsize, nil
 }
 
-// openFile opens a segment that an earlier run left, for writing its footer.
-func openFile(path string) (file, error) {
-	f, err := os.OpenFile(path, os.O_RDWR, 0)
+// openFile opens a file that exists. Only a regular one is one of ours: to open a
+// pipe waits for whoever writes it, and a device takes what is written and keeps none of it.
+func openFile(path string, flag int) (file, error) {
+	stat, err := os.Stat(path)
+	if err == nil && !stat.Mode().IsRegular() {
+		err = &os.PathError{Op: "open", Path: path, Err: errNotRegular}
+	}
+	if err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(path, flag, 0)
 	if err != nil {
 		return nil, err
 	}
