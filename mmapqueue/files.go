@@ -46,6 +46,9 @@ type File interface {
 	// Forget tells the system that nobody will read the file soon: what is on the
 	// disk needs no memory.
 	Forget()
+	// Gone reports whether the file has no name any more: somebody has removed it, and
+	// what is written to it is lost with the process. It is cheap.
+	Gone() bool
 	Close() error
 }
 

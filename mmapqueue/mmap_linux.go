@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"runtime/debug"
 	"unsafe"
 
@@ -43,6 +44,14 @@ func (f osFile) Forget() {
 	if raw, err := f.SyscallConn(); err == nil {
 		_ = raw.Control(func(fd uintptr) { _ = unix.Fadvise(int(fd), 0, 0, unix.FADV_DONTNEED) })
 	}
+}
+
+// Gone reports whether the file was removed while it was open.
+func (f osFile) Gone() bool {
+	var stat unix.Stat_t
+	err := ignoringEINTR(func() error { return unix.Fstat(int(f.Fd()), &stat) })
+	runtime.KeepAlive(f.File)
+	return err == nil && stat.Nlink == 0
 }
 
 // createFile creates path with size bytes set aside on the disk, so that a full
