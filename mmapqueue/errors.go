@@ -17,6 +17,8 @@ var (
 	// ErrClosed reports a call on a backlog after Close or Remove, or on a
 	// cursor after Delete.
 	ErrClosed = errors.New("mmapqueue: closed")
+
+	errNotRegular = errors.New("not a regular file")
 )
 
 // CorruptError says where a log is damaged. It matches ErrCorrupt under

@@ -46,6 +46,9 @@ type File interface {
 	// Forget tells the system that nobody will read the file soon: what is on the
 	// disk needs no memory.
 	Forget()
+	// Gone reports whether the file has no name any more: somebody has removed it, and
+	// what is written to it is lost with the process. It is cheap.
+	Gone() bool
 	Close() error
 }
 
@@ -60,14 +63,11 @@ type osFS struct{}
 func (osFS) Create(path string, size int64) (File, error) { return createFile(path, size) }
 
 func (osFS) Open(path string, write bool) (File, error) {
+	flag := os.O_RDONLY
 	if write {
-		return openFile(path)
+		flag = os.O_RDWR
 	}
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	return osFile{f}, nil
+	return openFile(path, flag)
 }
 
 func (osFS) Map(path string, size int64) (mmap.MMap, error) { return mapFile(path, size) }

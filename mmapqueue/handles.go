@@ -2,6 +2,8 @@ package mmapqueue
 
 import (
 	"cmp"
+	"errors"
+	"io/fs"
 	"maps"
 	"os"
 	"slices"
@@ -183,6 +185,12 @@ func (k *keptFile) Datasync() error { return k.with(File.Datasync) }
 // Forget is that of an open file.
 func (k *keptFile) Forget() {
 	_ = k.with(func(f File) error { f.Forget(); return nil }) // advice
+}
+
+// Gone is that of an open file, and a file at rest that cannot be found is gone too.
+func (k *keptFile) Gone() (gone bool) {
+	err := k.with(func(f File) error { gone = f.Gone(); return nil })
+	return gone || errors.Is(err, fs.ErrNotExist)
 }
 
 // Close closes the descriptor for good. It may be called beside other methods.

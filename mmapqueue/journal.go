@@ -141,17 +141,14 @@ func (j *Journal) load() error {
 		switch state {
 		case fileForeign:
 			j.damage(s.path, &CorruptError{Segment: s.path, Cause: err})
-			err = j.o.FS.Rename(s.path, s.path+badSuffix)
+			j.putAside(s.path)
 		case fileEarlier:
 			earlier++
-			err = j.o.FS.Rename(s.path, s.path+badSuffix)
+			j.putAside(s.path)
 		case fileFresh:
 			j.spares = append(j.spares, s)
 		default:
 			j.segments = append(j.segments, s)
-		}
-		if err != nil {
-			return err
 		}
 	}
 	if earlier > 0 {
@@ -169,6 +166,14 @@ func (j *Journal) load() error {
 	}
 	j.segment.Store(j.next)
 	return nil
+}
+
+// putAside keeps a file that is no segment under a name that nothing reads. One that
+// must stay where it is, because it may not be renamed, is in nobody's way.
+func (j *Journal) putAside(path string) {
+	if err := j.o.FS.Rename(path, path+badSuffix); err != nil {
+		j.o.Logf("mmapqueue: put aside: %v", err)
+	}
 }
 
 // Start begins to write. What was replayed stays until it is released. The last

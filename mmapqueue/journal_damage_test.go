@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // filledJournal returns the directory of a journal as a crash leaves it, with n
@@ -137,4 +139,48 @@ func TestJournalOfEarlierFormat(t *testing.T) {
 	j.Start()
 	must(t, j.Flush())
 	must(t, j.Close())
+}
+
+// TestForeignThings puts what is no file under the names of files into the directories
+// of a journal and of a backlog: neither waits for it, and nothing is lost.
+func TestForeignThings(t *testing.T) {
+	const n = 100
+	foreign := map[string]func(path string) error{
+		"pipe":      func(path string) error { return unix.Mkfifo(path, 0o600) },
+		"directory": func(path string) error { return os.MkdirAll(filepath.Join(path, "within"), 0o700) },
+		"device":    func(path string) error { return os.Symlink("/dev/zero", path) },
+		"dangling":  func(path string) error { return os.Symlink(filepath.Join(filepath.Dir(path), "nothing"), path) },
+		"empty":     func(path string) error { return os.WriteFile(path, nil, 0o600) },
+	}
+	for name, put := range foreign {
+		t.Run(name, func(t *testing.T) {
+			dir := filledJournal(t, n)
+			must(t, put(filepath.Join(dir, "000000.journal")))
+			must(t, put(filepath.Join(dir, "900000.journal")))
+			j, r := mustJournal(t, dir, journalSmall)
+			got := 0
+			for _, q := range r.Queues {
+				got += len(q.Messages)
+			}
+			if got != n {
+				t.Errorf("%d of %d messages came from the journal", got, n)
+			}
+			j.Start()
+			must(t, j.Flush())
+			must(t, j.Close())
+
+			dir = filepath.Join(t.TempDir(), "log")
+			b := mustOpen(t, dir, small)
+			mustCursor(t, b, "c")
+			must(t, b.Append(publish(1, n)))
+			must(t, b.Close())
+			must(t, put(filepath.Join(dir, "000000999999.seg")))
+			b = mustOpen(t, dir, small)
+			if got := mustCursor(t, b, "c").Depth(); got != n {
+				t.Errorf("%d of %d messages are in the backlog", got, n)
+			}
+			must(t, b.Append(publish(n+1, n)))
+			must(t, b.Close())
+		})
+	}
 }

@@ -63,10 +63,11 @@ func (j *Journal) roll(need int64) error {
 		s.f, err = j.o.FS.Open(s.path, true)
 		j.newFiles = j.newFiles || s.unnamed
 		s.unnamed = false
-	} else {
+	}
+	if s == nil || errors.Is(err, fs.ErrNotExist) { // somebody may have removed it
 		j.slot++
 		s = &journalSegment{path: journalPath(j.dir, j.slot), size: size}
-		s.f, err = j.o.FS.Create(s.path, size)
+		s.f, err = j.create(s.path, size)
 		for least := max(journalStart+need, DefaultSegmentBytesMin); errors.Is(err, syscall.ENOSPC) && s.size > least; {
 			s.size = max(s.size/4, least) // a disk that is nearly full has room for a little
 			s.f, err = j.o.FS.Create(s.path, s.size)
@@ -94,6 +95,66 @@ func (j *Journal) roll(need int64) error {
 	j.next++
 	j.segment.Store(s.number)
 	j.o.Rolled()
+	return nil
+}
+
+// create makes a file, and the directory too if somebody has removed that.
+func (j *Journal) create(path string, size int64) (File, error) {
+	f, err := j.o.FS.Create(path, size)
+	if errors.Is(err, fs.ErrNotExist) {
+		if err = j.o.FS.MkdirAll(j.dir); err == nil {
+			f, err = j.o.FS.Create(path, size)
+		}
+	}
+	return f, err
+}
+
+// restore writes the open segment again, under another name, if somebody has removed
+// its file: what stands in it may be all that a crash leaves of a message. A segment that
+// cannot be written again takes no more records, and those to come are safe at least.
+func (j *Journal) restore() {
+	s := j.open
+	if s == nil || !s.f.Gone() {
+		return
+	}
+	j.slot++
+	path := journalPath(j.dir, j.slot)
+	f, err := j.create(path, s.size)
+	if err == nil {
+		if err = copyFile(f, s.f, s.end); err == nil && j.durable {
+			err = f.Datasync()
+		}
+		if err != nil {
+			f.Close()
+			j.o.FS.Remove(path)
+		}
+	}
+	if err != nil {
+		j.o.Logf("mmapqueue: somebody has removed %s, which cannot be written again: %v; what is in it does not survive a crash", s.path, err)
+		j.leave()
+		return
+	}
+	j.o.Logf("mmapqueue: somebody has removed %s: it is written again as %s", s.path, path)
+	s.f.Close()
+	s.f = f
+	j.mu.Lock()
+	s.path = path
+	j.mu.Unlock()
+	j.newFiles = true
+}
+
+// copyFile copies the first n bytes of a file.
+func copyFile(to, from File, n int64) error {
+	b := make([]byte, min(n, 1<<20))
+	for at := int64(0); at < n; at += int64(len(b)) {
+		b = b[:min(n-at, int64(len(b)))]
+		if _, err := from.ReadAt(b, at); err != nil {
+			return err
+		}
+		if _, err := to.WriteAt(b, at); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 

@@ -46,7 +46,7 @@ const (
 // journalSegment is one file of a journal. Its fields belong to Journal.mu, but
 // for those that only the writer uses.
 type journalSegment struct {
-	path   string // never changes
+	path   string // changes when somebody has removed the file: see Journal.restore
 	number uint64 // changes with each use
 	salt   uint64
 	tail   uint64

@@ -58,6 +58,7 @@ func (j *Journal) commit(work []*JournalBatch) {
 		sync = sync || b.sync
 	}
 	j.durable = j.durable || sync
+	j.restore()
 	for _, b := range work {
 		if err := run.add(b); err != nil {
 			j.failed(b, err)

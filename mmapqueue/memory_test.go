@@ -109,4 +109,5 @@ func (f *memoryFile) Truncate(size int64) error {
 func (f *memoryFile) Size() (int64, error) { return int64(len(f.bytes)), nil }
 func (*memoryFile) Datasync() error        { return nil }
 func (*memoryFile) Forget()                {}
+func (*memoryFile) Gone() bool             { return false }
 func (*memoryFile) Close() error           { return nil }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"runtime/debug"
 	"unsafe"
 
@@ -45,6 +46,14 @@ func (f osFile) Forget() {
 	}
 }
 
+// Gone reports whether the file was removed while it was open.
+func (f osFile) Gone() bool {
+	var stat unix.Stat_t
+	err := ignoringEINTR(func() error { return unix.Fstat(int(f.Fd()), &stat) })
+	runtime.KeepAlive(f.File)
+	return err == nil && stat.Nlink == 0
+}
+
 // createFile creates path with size bytes set aside on the disk, so that a full
 // disk shows here and not in a later write. Where the file system cannot do that
 // the file is merely long; writes go through pwrite, so that even then a full
@@ -75,9 +84,17 @@ func freeBytes(path string) (int64, error) {
 	return int64(s.Bavail) * s.Bsize, nil
 }
 
-// openFile opens a segment that an earlier run left, for writing its footer.
-func openFile(path string) (file, error) {
-	f, err := os.OpenFile(path, os.O_RDWR, 0)
+// openFile opens a file that exists. Only a regular one is one of ours: to open a
+// pipe waits for whoever writes it, and a device takes what is written and keeps none of it.
+func openFile(path string, flag int) (file, error) {
+	stat, err := os.Stat(path)
+	if err == nil && !stat.Mode().IsRegular() {
+		err = &os.PathError{Op: "open", Path: path, Err: errNotRegular}
+	}
+	if err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(path, flag, 0)
 	if err != nil {
 		return nil, err
 	}

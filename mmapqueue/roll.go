@@ -21,6 +21,10 @@ func (b *Backlog) room(size int64) (*segment, error) {
 		fits = !s.failed && s.end+need <= s.size
 	}
 	b.mu.Unlock()
+	if fits && !closed && s.f.Gone() {
+		b.o.Logf("mmapqueue: somebody has removed %s: what is in it may be lost, and the log goes on in another file", s.path)
+		fits = false
+	}
 	switch {
 	case closed:
 		return nil, ErrClosed
@@ -71,7 +75,14 @@ func (b *Backlog) newSegment(need int64) (*segment, error) {
 			return nil, ErrFull
 		}
 		s.size = min(s.size, room)
-		if err := b.create(s, need, front); err != nil {
+		err := b.create(s, need, front)
+		if errors.Is(err, fs.ErrNotExist) { // the directory is gone
+			err = b.makeDirAgain()
+			if err == nil {
+				err = b.create(s, need, front)
+			}
+		}
+		if err != nil {
 			return nil, err
 		}
 	}
@@ -221,6 +232,15 @@ func (b *Backlog) makeDir() error {
 		return err
 	}
 	return nil
+}
+
+// makeDirAgain is makeDir for a directory that somebody has removed.
+func (b *Backlog) makeDirAgain() error {
+	b.o.Logf("mmapqueue: somebody has removed %s: it is made again", b.dir)
+	b.mu.Lock()
+	b.onDisk = false
+	b.mu.Unlock()
+	return b.makeDir()
 }
 
 // sealOpen ends the open segment. The caller holds appending. A footer that
