@@ -168,6 +168,9 @@ func TestPick(t *testing.T) {
 	if got, err := pick(all, []string{"11", "3"}); err != nil || len(got) != 4 || got[3].name != "3" {
 		t.Errorf("pick(11, 3): %d cells, %v", len(got), err)
 	}
+	if got, err := pick(all, nil); err != nil || len(got) != len(all)-3 {
+		t.Errorf("without names: %d cells of %d, %v", len(got), len(all), err)
+	}
 	if _, err := pick(all, []string{"99"}); err == nil {
 		t.Error("row 99 was found")
 	}

@@ -361,10 +361,11 @@ func cells(n sizes) []cell {
 	return list
 }
 
-// pick chooses cells by row or name; an empty list is all of them.
+// pick chooses cells by row or name; an empty list is all of them but those that
+// mount a file system.
 func pick(all []cell, names []string) ([]cell, error) {
 	if len(names) == 0 {
-		return all, nil
+		return slices.DeleteFunc(slices.Clone(all), func(c cell) bool { return c.mode == slowed }), nil
 	}
 	var some []cell
 	for _, name := range names {

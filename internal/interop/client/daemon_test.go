@@ -72,13 +72,7 @@ func eventually(t *testing.T, what string, cond func() bool) {
 
 func receive[T any](t *testing.T, c <-chan T, what string) T {
 	t.Helper()
-	select {
-	case v := <-c:
-		return v
-	case <-time.After(patience):
-		t.Fatalf("%s: nothing after %v", what, patience)
-		panic("unreachable")
-	}
+	return daemon.Receive(t, patience, what, c)
 }
 
 func must(t *testing.T, err error) {

@@ -240,6 +240,18 @@ func FreeAddr(t testing.TB) string {
 	return ""
 }
 
+// Receive takes the next value from c; the test fails after the time given.
+func Receive[T any](t testing.TB, within time.Duration, what string, c <-chan T) T {
+	t.Helper()
+	select {
+	case v := <-c:
+		return v
+	case <-time.After(within):
+		t.Fatalf("%s: nothing after %v", what, within)
+		panic("unreachable")
+	}
+}
+
 // Eventually asks until cond holds; the test fails after the time given. Another
 // process has no go-chan on which we could wait for it.
 func Eventually(t testing.TB, within time.Duration, what string, cond func() bool) {

@@ -232,29 +232,22 @@ func (d nsqd) consume(t testing.TB, topic, channel string, n, size int) map[uint
 // that came meanwhile.
 func (p *peer) settled(t testing.TB) (messages [][]byte) {
 	t.Helper()
-	must(t, p.SetReadDeadline(time.Now().Add(patience)))
-	_, err := io.WriteString(p, "PUB marks\n\x00\x00\x00\x01x")
-	must(t, err)
-	for {
-		kind, b, err := p.next()
-		must(t, err)
-		switch {
-		case kind == failure:
-			t.Fatalf("%s", b)
-		case kind == message:
-			messages = append(messages, b)
-		case string(b) == "OK":
-			return messages
-		}
-	}
+	return p.until(t, "PUB marks\n\x00\x00\x00\x01x", response, "OK")
 }
 
 // before returns the messages that the daemon had begun to send when it was asked. It
 // is asked with a FIN of nothing, which a full disk lets through.
 func (p *peer) before(t testing.TB) (messages [][]byte) {
 	t.Helper()
+	return p.until(t, "FIN 0000000000000001\n", failure, "E_FIN_FAILED ")
+}
+
+// until sends a command and returns the messages that come before its answer, a frame
+// of the kind and text given. Any other error ends the test.
+func (p *peer) until(t testing.TB, command string, answer uint32, text string) (messages [][]byte) {
+	t.Helper()
 	must(t, p.SetReadDeadline(time.Now().Add(patience)))
-	_, err := io.WriteString(p, "FIN 0000000000000001\n")
+	_, err := io.WriteString(p, command)
 	must(t, err)
 	for {
 		kind, b, err := p.next()
@@ -262,7 +255,7 @@ func (p *peer) before(t testing.TB) (messages [][]byte) {
 		switch {
 		case kind == message:
 			messages = append(messages, b)
-		case kind == failure && bytes.HasPrefix(b, []byte("E_FIN_FAILED ")):
+		case kind == answer && bytes.HasPrefix(b, []byte(text)):
 			return messages
 		case kind == failure:
 			t.Fatalf("%s", b)
