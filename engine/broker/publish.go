@@ -255,13 +255,26 @@ func (b *Broker) retain(refs []block.Ref, n int64) {
 	}
 }
 
-func (b *Broker) drop(s *Shard, refs []block.Ref) {
-	for _, r := range refs {
-		if s != nil {
-			s.drops.Add(r.Chunk)
-		} else {
-			b.pool.Release(r.Chunk, 1)
+// releaseAll gives up one reference to each message, likewise.
+func (b *Broker) releaseAll(refs []block.Ref) {
+	for i := 0; i < len(refs); {
+		k := i + 1
+		for k < len(refs) && refs[k].Chunk == refs[i].Chunk {
+			k++
 		}
+		b.pool.Release(refs[i].Chunk, int64(k-i))
+		i = k
+	}
+}
+
+// drop is releaseAll for the shard s, or for nobody's if that is nil.
+func (b *Broker) drop(s *Shard, refs []block.Ref) {
+	if s == nil {
+		b.releaseAll(refs)
+		return
+	}
+	for _, r := range refs {
+		s.drops.Add(r.Chunk)
 	}
 }
 

@@ -281,7 +281,7 @@ func (q *queue) takeBack(b *Broker) (moved int) {
 
 // giveBack puts messages in front of what the backlog still has. They are
 // outstanding already.
-func (q *queue) giveBack(pool *block.Pool, refs []block.Ref) {
+func (q *queue) giveBack(b *Broker, refs []block.Ref) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if !q.dead.Load() {
@@ -289,15 +289,12 @@ func (q *queue) giveBack(pool *block.Pool, refs []block.Ref) {
 		return
 	}
 	q.outstanding.Add(-int64(len(refs)))
-	for _, r := range refs {
-		pool.Release(r.Chunk, 1)
-	}
+	b.releaseAll(refs)
 }
 
 // empty drops everything that waits and returns how many messages went. It runs
 // in the writer's order, so that no batch is appended meanwhile.
 func (q *queue) empty(b *Broker) (n int) {
-	pool := b.pool
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	var refs [64]block.Ref
@@ -308,15 +305,11 @@ func (q *queue) empty(b *Broker) (n int) {
 		}
 		n += k
 		b.finished(q, refs[:k])
-		for _, r := range refs[:k] {
-			pool.Release(r.Chunk, 1)
-		}
+		b.releaseAll(refs[:k])
 	}
 	gone := len(q.left)
 	b.finished(q, q.left)
-	for _, r := range q.left {
-		pool.Release(r.Chunk, 1)
-	}
+	b.releaseAll(q.left)
 	q.left = nil
 	if q.cursor != nil {
 		gone += int(q.cursor.Depth())

@@ -436,7 +436,7 @@ func (w *writer) settle(j *job, err error) {
 			if j.from != nil {
 				refs = w.b.foreign.withoutSequence(refs)
 			}
-			n.q.giveBack(w.b.pool, refs)
+			n.q.giveBack(w.b, refs)
 		} else {
 			if n.journaled {
 				w.b.finishJournaled(n.q, refs)
@@ -449,12 +449,6 @@ func (w *writer) settle(j *job, err error) {
 		w.b.kickRefill(n.q)
 	}
 	w.answer(j, err)
-}
-
-func (b *Broker) releaseAll(refs []block.Ref) {
-	for _, r := range refs {
-		b.pool.Release(r.Chunk, 1)
-	}
 }
 
 // answer ends a job for those who wait.
