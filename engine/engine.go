@@ -161,6 +161,13 @@ func lockDataPath(path string) (*os.File, error) {
 	return f, nil
 }
 
+// unlockDataPath gives the lock back. Closing alone would not do that yet: a process
+// that is being started just now has our descriptors until it becomes its program.
+func unlockDataPath(f *os.File) {
+	_ = unix.Flock(int(f.Fd()), unix.LOCK_UN)
+	_ = f.Close()
+}
+
 func (e *Engine) openGroup() (err error) {
 	e.handlers = make([]*handler, e.opts.LoopCount())
 	e.group, err = netloop.NewGroup(netloop.Options{
@@ -439,7 +446,7 @@ func (e *Engine) release() {
 		_ = e.group.Shutdown(ctx)
 	}
 	if e.lock != nil {
-		_ = e.lock.Close()
+		unlockDataPath(e.lock)
 		e.lock = nil
 	}
 }

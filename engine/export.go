@@ -40,7 +40,7 @@ func ExportUpstream(o *Options, summary, logOut io.Writer) error {
 	if err != nil {
 		return err
 	}
-	defer lock.Close()
+	defer unlockDataPath(lock)
 	n, err := broker.Export(e.dataPath(), mmapqueue.Options{
 		Logf: func(format string, args ...any) { e.log.printf(LogError, format, args...) },
 	}, to, o.fileBytes())

@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/zsqio/zsq/engine"
 	"github.com/zsqio/zsq/internal/wire"
 )
@@ -175,4 +177,23 @@ func TestStopGivesClientsTime(t *testing.T) {
 	if err := <-stopped; err != nil {
 		t.Error(err)
 	}
+}
+
+// TestLockIsGivenBack stops a daemon while a process that is being started still has
+// its descriptors: the data path is free all the same.
+func TestLockIsGivenBack(t *testing.T) {
+	o := options(t)
+	e := open(t, o)
+	inherited, err := unix.Dup(int(e.Lock().Fd()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = unix.Close(inherited) }()
+	if _, err := engine.New(o, io.Discard); err == nil {
+		t.Error("two daemons have one data path")
+	}
+	if err := e.Shutdown(); err != nil {
+		t.Fatal(err)
+	}
+	start(t, o)
 }

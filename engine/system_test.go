@@ -2,6 +2,7 @@ package engine
 
 import (
 	"io"
+	"os"
 	"time"
 
 	"github.com/zsqio/zsq/mmapqueue"
@@ -24,6 +25,9 @@ func (e *Engine) OnLoop(f func()) {
 	e.group.Loops()[0].Do(func() { f(); close(done) })
 	<-done
 }
+
+// Lock is the directory that holds the data path's lock.
+func (e *Engine) Lock() *os.File { return e.lock }
 
 // CertificatesChanged reports what a look at the TLS files now and then would find.
 func (e *Engine) CertificatesChanged() bool { return e.certs.changed() }
