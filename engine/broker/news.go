@@ -329,12 +329,19 @@ func (t *Topic) secure() error {
 	if !b.onAll(func(s *Shard) { s.secureAll(t) }) || !b.onAll(func(*Shard) {}) { // those rounds have ended, and submitted it
 		return errors.Join(err, ErrExiting)
 	}
+	t.pumpGrace()
 	t.writer.inOrder(func(log *mmapqueue.Backlog) {
 		if log != nil { // in any case: the journal does not know what was finished there
 			err = errors.Join(err, log.Sync())
 		}
 	})
 	return err
+}
+
+// pumpGrace returns when what the pump had in its hand has gone on.
+func (t *Topic) pumpGrace() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 }
 
 // allQueues returns the topic's queues as they are now.
