@@ -128,10 +128,11 @@ func (a api) SetDurability(topic, mode string) error {
 // CreateChannel creates a channel of a topic that exists.
 func (a api) CreateChannel(topic, channel string) error {
 	return a.withTopic(topic, func(t *broker.Topic) error {
-		if _, err := t.Channel(channel); err != nil {
+		c, err := t.Channel(channel)
+		if err != nil {
 			return err
 		}
-		return a.e.broker.Settle()
+		return c.AwaitBirth()
 	})
 }
 

@@ -45,6 +45,7 @@ func (t *Topic) newChannel(name string) *Channel {
 // Why a channel's deliveries are held back, in Channel.held.
 const (
 	heldPaused   = 1 << iota // it is paused
+	heldUnnamed              // what it has inherited bears the topic's name in the backlog; see Topic.inherit
 	heldEmptying             // this many times the calls of Empty under way
 )
 

@@ -78,14 +78,20 @@ func (b *Broker) submitAndWait(batch *mmapqueue.JournalBatch) error {
 // journal's: they go on to other queues, and the journal tells of that. It returns
 // their descriptors; when the journal fails they stay what they are.
 func (b *Broker) adoptRead(q *queue, refs []block.Ref) {
-	if len(refs) == 0 || !q.durable() || q.owner.Load() != nil {
+	read := make([]block.Ref, 0, len(refs))
+	for _, r := range refs {
+		if r.Aux&auxSequence != 0 {
+			read = append(read, r)
+		}
+	}
+	if len(read) == 0 || !q.durable() || q.owner.Load() != nil {
 		return
 	}
 	batch := b.journal.Batch()
 	f := b.foreign
-	adopted := make([]block.Ref, len(refs))
+	adopted := make([]block.Ref, len(read))
 	f.mu.Lock()
-	for i, r := range refs {
+	for i, r := range read {
 		frame := frameOf(b.pool, r)
 		id, _ := wire.FrameID(frame)
 		adopted[i] = store(f.arena, id, wire.FrameTimestamp(frame), dueOf(b.pool, r), wire.FrameBody(frame))
@@ -98,9 +104,13 @@ func (b *Broker) adoptRead(q *queue, refs []block.Ref) {
 		b.drop(nil, adopted)
 		return
 	}
-	b.finishBelow(q, b.sequences(refs))
-	b.drop(nil, refs)
-	copy(refs, adopted)
+	b.finishBelow(q, b.sequences(read))
+	b.drop(nil, read)
+	for i, r := range refs {
+		if r.Aux&auxSequence != 0 {
+			refs[i], adopted = adopted[0], adopted[1:]
+		}
+	}
 }
 
 // finishSource tells the backlog that records are finished. It runs in the order

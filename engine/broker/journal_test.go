@@ -178,8 +178,8 @@ func TestJournalKnowsDeaths(t *testing.T) {
 	}
 }
 
-// What a consumer was handed from the backlog while its channel was being emptied
-// is there after a crash: the emptying went by it.
+// What a consumer holds of the backlog is there after a crash when only what waits was
+// dropped. Empty itself drops it too, and hands nothing out meanwhile.
 func TestEmptyLeavesWhatIsHeld(t *testing.T) {
 	dir := t.TempDir()
 	w := newWorldWith(t, 1, 1, 1, dir, 1, DurabilityProcess)

@@ -2,6 +2,9 @@ package broker
 
 import (
 	"encoding/binary"
+	"errors"
+	"os"
+	"path/filepath"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -252,5 +255,101 @@ func TestMoveWithoutJournal(t *testing.T) {
 		if len(all) != 80 {
 			t.Errorf("channel %s: %d messages after the crash, want 80", name, len(all))
 		}
+	}
+}
+
+// snapshots takes copies of a directory when something is about to be written to a
+// backlog, which is when a crash may come. Nothing is written meanwhile.
+type snapshots struct {
+	mu     sync.Mutex
+	dir    string
+	most   int
+	copies []string
+	err    error
+}
+
+func (s *snapshots) journal(_ []byte, do func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	do()
+}
+
+func (s *snapshots) backlog(_ []byte, do func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.copies) < s.most {
+		to := s.dir + " " + string(rune('a'+len(s.copies)))
+		s.err = errors.Join(s.err, os.CopyFS(to, os.DirFS(s.dir)))
+		s.copies = append(s.copies, to)
+	}
+	do()
+}
+
+// What a paused topic has read of its backlog in memory mode, and gives to its channels
+// in one with a journal, comes once after a crash at any time.
+func TestMoveAfterChangeOfMode(t *testing.T) {
+	for name, mem := range map[string]int{"all read": 100, "some read": 5} {
+		t.Run(name, func(t *testing.T) {
+			dir := filepath.Join(t.TempDir(), "data")
+			if err := os.Mkdir(dir, 0o755); err != nil {
+				t.Fatal(err)
+			}
+			shots := &snapshots{dir: dir}
+			journal, backlogs := watchedFS{unsynced{mmapqueue.OS}, shots.journal}, watchedFS{unsynced{mmapqueue.OS}, shots.backlog}
+			w := newWorldOn(t, 3, 1, mem, dir, 1, DurabilityMemory, journal, backlogs)
+			topic, _ := w.b.Topic("t")
+			for _, name := range []string{"a", "b"} {
+				if _, err := topic.Channel(name); err != nil {
+					t.Fatal(err)
+				}
+			}
+			topic.SetPaused(true)
+			p := w.producer(0)
+			w.round(0, func(s *Shard) { p.publish(s, topic, 40, 0); p.publish(s, topic, 2, w.now+int64(time.Hour)) })
+			w.settle("answer", func() bool { return !p.owed && w.quiet() })
+			w.save()
+			saved := w.saved
+			if err := w.b.Close(); err != nil {
+				t.Fatal(err)
+			}
+			w = newWorldClosedOn(t, 3, 1, mem, dir, w.b.ids.next.Load(), DurabilityMemory, journal, backlogs)
+			w.open(saved)
+			w.settle("read", w.quiet)
+			topic = w.b.Find([]byte("t"))
+			hold := topic.hold()
+			read := func() (n int) { // of the backlog, not finished there
+				hold.mu.Lock()
+				defer hold.mu.Unlock()
+				return int(hold.cursor.Unfinished())
+			}
+			if want := min(mem, 42); read() < want {
+				t.Fatalf("%d messages were read, want %d", read(), want)
+			}
+			w.blocking("change of mode", func() {
+				if err := w.b.SetDurability(topic, DurabilityProcess); err != nil {
+					t.Error(err)
+				}
+			})
+			shots.mu.Lock()
+			shots.most = 8
+			shots.mu.Unlock()
+			topic.SetPaused(false)
+			w.settle("moved on", func() bool { return topic.view.Load().hold == nil && w.quiet() })
+			if err := w.b.Close(); err != nil || shots.err != nil {
+				t.Fatal(err, shots.err)
+			}
+			for i, copied := range append(shots.copies, copyOf(t, dir)) {
+				other := newWorldClosed(t, 3, 1, 5, copied, w.b.ids.next.Load(), DurabilityMemory)
+				other.open(nil)
+				topic := other.b.Find([]byte("t"))
+				topic.SetPaused(false) // in case the journal had not heard of it
+				other.settle("moved on", func() bool { return topic.view.Load().hold == nil && other.quiet() })
+				for _, c := range topic.Channels() {
+					if n := len(other.heldBy(c.q, c)); n != 42 {
+						t.Errorf("crash %d: channel %s has %d messages, want 42", i, c.name, n)
+					}
+				}
+			}
+		})
 	}
 }

@@ -98,7 +98,8 @@ func (b *Broker) Settle() error {
 }
 
 // AwaitBirth has p's Waiter hear no sooner than what is told of the channel's and
-// its topic's birth is written. It belongs to the round, like Publish.
+// its topic's birth is written, and what a channel of the topic has inherited bears
+// that one's name in the backlog. It belongs to the round, like Publish.
 func (s *Shard) AwaitBirth(p *Publisher, c *Channel) {
 	n := len(s.unborn)
 	for _, born := range []*atomic.Bool{&c.topic.unborn, &c.unborn} {
@@ -109,6 +110,20 @@ func (s *Shard) AwaitBirth(p *Publisher, c *Channel) {
 	if len(s.unborn) > n {
 		s.opened(p)
 	}
+	if c.topic.naming.Load() > 0 {
+		s.opened(p)
+		named := &ticket{shard: s, waiters: []waiter{p.join()}}
+		c.topic.writer.submit(job{run: func(*mmapqueue.Backlog) { s.post(mail{ticket: named}) }})
+	}
+}
+
+// AwaitBirth returns when what Shard.AwaitBirth waits for is written, or an error that
+// says why it is not. It must not be called on a loop.
+func (c *Channel) AwaitBirth() error {
+	if c.topic.naming.Load() > 0 {
+		c.topic.writer.wait()
+	}
+	return c.topic.b.Settle()
 }
 
 // births is what a ticket does for those who waited for births: these are written
@@ -329,12 +344,19 @@ func (t *Topic) secure() error {
 	if !b.onAll(func(s *Shard) { s.secureAll(t) }) || !b.onAll(func(*Shard) {}) { // those rounds have ended, and submitted it
 		return errors.Join(err, ErrExiting)
 	}
+	t.pumpGrace()
 	t.writer.inOrder(func(log *mmapqueue.Backlog) {
 		if log != nil { // in any case: the journal does not know what was finished there
 			err = errors.Join(err, log.Sync())
 		}
 	})
 	return err
+}
+
+// pumpGrace returns when what the pump had in its hand has gone on.
+func (t *Topic) pumpGrace() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 }
 
 // allQueues returns the topic's queues as they are now.

@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -222,5 +223,60 @@ func manyNewsCuts(t *testing.T, first, seeds uint64, cuts int) {
 	}
 	if found := newsCuts(t, first, 20*cuts, faultfs.Faults{LieDatasync: true}); found == "" {
 		t.Error("a Datasync that does nothing was not found")
+	}
+}
+
+// answers is a Publisher that only waits.
+type answers struct{ err error }
+
+func (a *answers) Accepted(err error) { a.err = errors.Join(a.err, err) }
+
+// The answer to a channel's birth waits until what it has inherited has its name in the
+// backlog, and nothing is handed out before: else a cut would give it to a channel that
+// was born later as well.
+func TestBirthAwaitsTheName(t *testing.T) {
+	n := newNewsCut(t, 3, faultfs.Faults{})
+	topic, err := n.b.Topic("t")
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.round(0, func(s *Shard) { n.prod.publish(s, topic, 20, 0) })
+	n.settle("published", func() bool { return !n.prod.owed && n.quiet() })
+	release := make(chan struct{})
+	topic.writer.submit(job{run: func(*mmapqueue.Backlog) { <-release }})
+	var a answers
+	pub := Publisher{Waiter: &a}
+	n.round(0, func(s *Shard) {
+		for _, name := range []string{"a", "b"} {
+			c, err := topic.Channel(name)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			s.AwaitBirth(&pub, c)
+		}
+	})
+	n.books["t"] = &newsBook{channels: map[string]*newsChannel{"a": {depth: 20}, "b": {}}}
+	to := n.consumer(topic.Find("a"), 0, 10, func(*consumer, uint64, uint16) {})
+	if err := n.b.Settle(); err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		n.round(0, nil)
+	}
+	if n.drain(); len(to.hold) > 0 {
+		t.Errorf("%d messages were handed out", len(to.hold))
+	}
+	if pub.Pending() == 0 {
+		t.Errorf("answered; %s", n.cut(0))
+	}
+	close(release)
+	n.settle("answered", func() bool { return pub.Pending() == 0 && n.quiet() })
+	n.settle("handed out", func() bool { n.drain(); return len(to.hold) == 10 && n.quiet() })
+	if wrong := n.cut(1); wrong != "" || a.err != nil {
+		t.Error(wrong, a.err)
+	}
+	if err := n.b.Close(); err != nil {
+		t.Fatal(err)
 	}
 }

@@ -367,7 +367,7 @@ func (f *foreign) move(t *Topic, v *view, refs []block.Ref) {
 		refs = refs[n:]
 		room := to.decide(nil, b.memory())
 		switch {
-		case place == auxSequence: // in memory mode, or the journal failed
+		case place == auxSequence: // in memory mode, or the journal failed; see Topic.secure
 			f.moveRead(t, v.hold, to, part)
 			continue
 		case v.hold.journal == nil:

@@ -217,8 +217,8 @@ func (t *Topic) hold() *queue {
 }
 
 // Close saves everything that waits, is deferred or in flight to the backlogs.
-// No loop may run any more, and nobody may publish. What could not be saved is
-// told in the error.
+// No loop may run any more. Who is no loop may still be publishing: that is refused
+// with ErrExiting or saved. What could not be saved is told in the error.
 func (b *Broker) Close() error {
 	b.closing.Store(true)
 	b.foreign.grace() // who published before has handed it over

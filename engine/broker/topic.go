@@ -35,10 +35,11 @@ type Topic struct {
 	pumping bool
 	opening bool // paused by Open until a Restore; only before the loops run
 
-	own      atomic.Bool // mode was asked for
-	modes    sync.Mutex  // one change of mode at a time
-	securing bool        // see renew; in the writer's order
-	unborn   atomic.Bool // its birth is not written yet
+	own      atomic.Bool  // mode was asked for
+	modes    sync.Mutex   // one change of mode at a time
+	securing bool         // see renew; in the writer's order
+	unborn   atomic.Bool  // its birth is not written yet
+	naming   atomic.Int32 // what channels have inherited and the writer has yet to give their name
 
 	owed    atomic.Uint64 // the journal's segment since which channels have finished what the backlog may have to read again; 0: none
 	waiting bool          // for Release: messages are held back as by a pause that nobody sees
@@ -153,10 +154,7 @@ func (t *Topic) Channel(name string) (*Channel, error) {
 			t.b.renamed(c.q)
 		}
 		if !t.ephemeral {
-			t.writer.submit(job{run: func(*mmapqueue.Backlog) {
-				c.q.rename(t.b, name)
-				t.writer.named()
-			}})
+			t.inherit(c)
 		}
 	} else {
 		c.q = t.newQueue(name)
@@ -172,6 +170,27 @@ func (t *Topic) Channel(name string) (*Channel, error) {
 	t.b.info("TOPIC(%s): new channel(%s)", t.name, name)
 	t.b.changed(t.name, t.ephemeral || c.ephemeral)
 	return c, nil
+}
+
+// inherit gives what a channel has got from its topic the channel's name in the
+// backlog. Before that is done a crash would have it under the topic's name again, for
+// all channels there are by then, and what was finished of it would come again. So
+// until then no birth of a channel is answered, and nothing of it is handed out.
+func (t *Topic) inherit(c *Channel) {
+	unnamed := c.q.spilled.Load() // or it has no cursor, and gets one by its owner's name
+	if unnamed {
+		t.naming.Add(1)
+		c.held.Or(heldUnnamed)
+	}
+	t.writer.submit(job{run: func(*mmapqueue.Backlog) {
+		c.q.rename(t.b, c.name)
+		t.writer.named()
+		if unnamed {
+			c.held.And(^heldUnnamed)
+			t.naming.Add(-1)
+			t.b.wakeAll(c)
+		}
+	}})
 }
 
 func (q *queue) rename(b *Broker, name string) {

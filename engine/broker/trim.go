@@ -130,7 +130,7 @@ func (t *Topic) settleOwed(limit uint64) uint64 {
 // renew copies what a queue holds in old chunks into younger ones, when it cannot
 // go to the backlog because of what is there already, and writes what the journal
 // should have by the topic's mode and has not, or should have because it pins the
-// backlog. It runs in the order of the writer, and nobody else pushes: the queue is
+// backlog or goes on to other queues. It runs in the order of the writer, and nobody else pushes: the queue is
 // draining, and overflowing.
 func (t *Topic) renew(q *queue) {
 	b := t.b
@@ -147,6 +147,10 @@ func (t *Topic) renew(q *queue) {
 	all = all[:q.ring.TryPop(all)]
 	q.outstanding.Add(int64(len(all)))
 	q.moves.Add(1)
+	if t.securing {
+		b.adoptRead(q, all)
+		b.adoptRead(q, q.left)
+	}
 	batch := b.journal.Batch()
 	var old block.Drops
 	src := source{q: q, sequences: slices.Concat(
