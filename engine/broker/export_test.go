@@ -1,6 +1,11 @@
 package broker
 
-import "fmt"
+import (
+	"errors"
+	"fmt"
+
+	"github.com/zsqio/zsq/mmapqueue"
+)
 
 // place is where the messages of a channel are. Everything must stand still.
 type place struct{ taken, ring, outstanding, inFlight, deferred, back, mailed int64 }
@@ -25,17 +30,75 @@ func (c *Channel) Places() (place, error) {
 	return p, err
 }
 
+// Stands checks the counts of what the topic holds back, as Places does, and that no
+// two of its queues read one cursor. No sweep may be under way.
+func (t *Topic) Stands() error {
+	err := t.stands()
+	for range 3 {
+		if err == nil {
+			break
+		}
+		t.writer.wait()
+		err = t.stands()
+	}
+	return err
+}
+
+func (t *Topic) stands() error {
+	t.mu.Lock() // the pump has nothing in its hand
+	defer t.mu.Unlock()
+	whose := map[*mmapqueue.Cursor]string{}
+	v := t.view.Load()
+	for _, q := range t.allQueues() {
+		name := ""
+		if c := q.owner.Load(); c != nil {
+			name = c.name
+		}
+		q.mu.Lock()
+		cursor := q.cursor
+		q.mu.Unlock()
+		if other, taken := whose[cursor]; taken && cursor != nil {
+			return fmt.Errorf("%q and %q read one cursor", other, name)
+		}
+		whose[cursor] = name
+	}
+	if v.hold == nil {
+		return nil
+	}
+	ring, outstanding, err := v.hold.stands()
+	if err != nil {
+		return fmt.Errorf("hold: %w", err)
+	}
+	if n := v.hold.gate.count.Load(); n != ring+outstanding {
+		return fmt.Errorf("the gate counts %d, %d are in the ring and %d outstanding", n, ring, outstanding)
+	}
+	return nil
+}
+
+// stands checks a queue's counts. No sweep may be under way.
+func (q *queue) stands() (ring, outstanding int64, err error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	ring, outstanding = int64(q.ring.Len()), q.outstanding.Load()
+	out := int64(len(q.left)) + q.inWriter.Load()
+	if q.cursor != nil {
+		out += q.cursor.Depth()
+	}
+	switch {
+	case out != outstanding:
+		err = fmt.Errorf("outstanding is %d, writer, backlog and refiller hold %d", outstanding, out)
+	case q.draining.Load() || q.dead.Load():
+		err = fmt.Errorf("draining %t, dead %t", q.draining.Load(), q.dead.Load())
+	case q.moves.Load()&1 != 0:
+		err = errors.New("the refiller moves something for ever")
+	}
+	return ring, outstanding, err
+}
+
 func (c *Channel) places() (p place, err error) {
 	p.taken = int64(c.q.taken.Load())
-	c.q.mu.Lock()
-	defer c.q.mu.Unlock()
-	p.ring, p.outstanding = int64(c.q.ring.Len()), c.q.outstanding.Load()
-	out := int64(len(c.q.left)) + c.q.inWriter.Load()
-	if c.q.cursor != nil {
-		out += c.q.cursor.Depth()
-	}
-	if out != p.outstanding {
-		return p, fmt.Errorf("outstanding is %d, writer, backlog and refiller hold %d", p.outstanding, out)
+	if p.ring, p.outstanding, err = c.q.stands(); err != nil {
+		return p, err
 	}
 	for _, s := range c.topic.b.shards {
 		s.mailMu.Lock() // writers post tickets meanwhile

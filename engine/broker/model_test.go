@@ -293,6 +293,16 @@ func (w *world) quiet() bool {
 	return true
 }
 
+// stands checks all topics' counts.
+func (w *world) stands() {
+	w.t.Helper()
+	for _, t := range w.b.Topics() {
+		if err := t.Stands(); err != nil {
+			w.fatal("topic %s: %v", t.name, err)
+		}
+	}
+}
+
 // producer publishes numbered bodies: producer 4 | sequence 4.
 type producer struct {
 	w     *world
@@ -463,6 +473,7 @@ func (w *world) crashed(dir string) {
 			}
 		})
 	}
+	w.stands()
 	w.settle("no file comes or goes", func() bool { return !w.b.trimming.Load() })
 	copied := copyOf(w.t, dir)
 	now := w.now
@@ -470,6 +481,7 @@ func (w *world) crashed(dir string) {
 	other.open(w.saved)
 	other.now = now
 	other.settle("recovered", other.quiet)
+	other.stands()
 	other.round(0, nil)
 	defer other.unharmed()
 	for _, t := range w.b.Topics() {
@@ -740,6 +752,9 @@ func runModel(t *testing.T, seed uint64, mem int, d Durability) {
 			if _, err := ch.Places(); err != nil {
 				w.fatal("mem %d: channel %s: %v", mem, ch.Name(), err)
 			}
+		}
+		if w.quiet() {
+			w.stands()
 		}
 	}
 	names := []string{"a", "b"}

@@ -312,10 +312,11 @@ func (t *Topic) pump() {
 			t.writer.wait()
 			switch {
 			case hold.refillStep(t.b) > 0:
+			case hold.waits(): // a refiller was quicker
 			case hold.unreadable.Load():
 				time.Sleep(refillPause)
 			default:
-				time.Sleep(time.Millisecond) // a refiller is at work
+				time.Sleep(time.Millisecond) // a batch is on its way to the writer
 			}
 		}
 	}
