@@ -243,8 +243,10 @@ func (e *Engine) openBroker() error {
 		return err
 	}
 	e.broker.EndRestore()
-	if err := e.meta.write(); err != nil {
+	if err := e.meta.write(); unwritable(err) {
 		return err
+	} else if err != nil {
+		e.meta.changed(false) // the disk is full, say: it is tried again, while consumers make room
 	}
 	e.keepReserve()
 	return nil
