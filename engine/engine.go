@@ -334,6 +334,7 @@ const housekeepEvery = time.Second
 func (e *Engine) housekeep() {
 	tick := time.NewTicker(housekeepEvery)
 	defer tick.Stop()
+	failing := false
 	for {
 		select {
 		case <-e.stopped:
@@ -343,9 +344,11 @@ func (e *Engine) housekeep() {
 			if e.broker.Health() == nil {
 				e.keepReserve()
 			}
-			if err := e.broker.ExtendIDMark(e.idMarkPath()); err != nil {
+			err := e.broker.ExtendIDMark(e.idMarkPath())
+			if err != nil && !failing { // once, and not each second while the disk is full
 				e.log.printf(LogError, "%v", err)
 			}
+			failing = err != nil
 		}
 	}
 }

@@ -137,34 +137,3 @@ func TestStopThatCannotSave(t *testing.T) {
 		t.Errorf("the stop ended with %v and logged:\n%s", err, d.Log)
 	}
 }
-
-// TestStartOnFullDisk starts a daemon on a disk that another has filled while it was
-// stopped: consumers must be able to make room, and nobody can save anything meanwhile.
-func TestStartOnFullDisk(t *testing.T) {
-	const n = 500
-	for _, mode := range []string{"memory", "process", "disk"} {
-		t.Run(mode, func(t *testing.T) {
-			dir := smallDisk(t, "size=80m")
-			flags := []string{"--mem-queue-size=0", "--durability=" + mode}
-			d := run(t, dir, flags...)
-			d.Create(t, "t", "c")
-			d.publish(t, "t", 0, n, damageSize)
-			d.Stop(t)
-			other := filepath.Join(dir, "other")
-			fillFile(t, other)
-			d = run(t, dir, flags...)
-			if got := d.consume(t, "t", "c", n, damageSize); len(got) != n {
-				t.Errorf("%d of %d messages came", len(got), n)
-			}
-			must(t, os.Remove(other))
-			eventually(t, "healthy when there is room", func() bool { return d.ping(t) == "OK" })
-			d.publish(t, "t", n, n, damageSize)
-			d.Kill()
-			d.RestartElsewhere(t)
-			if got := d.consume(t, "t", "c", n, damageSize); len(got) != n {
-				t.Errorf("%d of %d messages came that were published afterwards", len(got), n)
-			}
-			d.Stop(t)
-		})
-	}
-}
