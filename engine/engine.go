@@ -251,8 +251,10 @@ func (e *Engine) openBroker() error {
 		return err
 	}
 	e.broker.EndRestore()
-	if err := e.meta.write(); err != nil {
+	if err := e.meta.write(); unwritable(err) {
 		return err
+	} else if err != nil {
+		e.meta.changed(false) // the disk is full, say: it is tried again, while consumers make room
 	}
 	e.keepReserve()
 	return nil
@@ -340,6 +342,7 @@ const housekeepEvery = time.Second
 func (e *Engine) housekeep() {
 	tick := time.NewTicker(housekeepEvery)
 	defer tick.Stop()
+	failing := false
 	for {
 		select {
 		case <-e.stopped:
@@ -349,9 +352,11 @@ func (e *Engine) housekeep() {
 			if e.broker.Health() == nil {
 				e.keepReserve()
 			}
-			if err := e.broker.ExtendIDMark(e.idMarkPath()); err != nil {
+			err := e.broker.ExtendIDMark(e.idMarkPath())
+			if err != nil && !failing { // once, and not each second while the disk is full
 				e.log.printf(LogError, "%v", err)
 			}
+			failing = err != nil
 		}
 	}
 }

@@ -1,12 +1,15 @@
 package engine_test
 
 import (
+	"errors"
 	"io"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/zsqio/zsq/engine"
 	"github.com/zsqio/zsq/internal/wire"
@@ -100,5 +103,67 @@ func TestBadMetadata(t *testing.T) {
 		if err := e.Shutdown(); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// TestStartOnFullDisk starts on a disk that another has filled while we were stopped:
+// consumers must be able to make room, and nsqd.dat follows when there is some.
+func TestStartOnFullDisk(t *testing.T) {
+	o := options(t)
+	o.MemQueueSize = 10
+	o.DataPath = t.TempDir()
+	if err := syscall.Mount("zsq-test", o.DataPath, "tmpfs", 0, "size=32m"); err != nil {
+		t.Skipf("a file system cannot be mounted here: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := syscall.Unmount(o.DataPath, syscall.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	e := open(t, o)
+	c := greet(t, e, sub("t", "c"))
+	c.want("OK")
+	publishMany(c, 100)
+	if err := e.Shutdown(); err != nil {
+		t.Fatal(err)
+	}
+	filler := filepath.Join(o.DataPath, "filler")
+	f, err := os.Create(filler)
+	for piece := make([]byte, 1<<16); err == nil; {
+		_, err = f.Write(piece)
+	}
+	if !errors.Is(err, syscall.ENOSPC) {
+		t.Fatal(err)
+	}
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	meta := filepath.Join(o.DataPath, "nsqd.dat")
+	before, err := os.Stat(meta)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e = open(t, o)
+	if s := topicStats(t, e, "t"); len(s.Channels) != 1 || s.Channels[0].Depth != 100 {
+		t.Errorf("after the start: %+v", s)
+	}
+	c = greet(t, e, sub("t", "c"), "RDY 100\n")
+	c.want("OK")
+	for range 100 {
+		c.send("FIN " + string(wire.AppendMessageID(nil, idOf(t, c.message()))) + "\n")
+	}
+	if err := os.Remove(filler); err != nil {
+		t.Fatal(err)
+	}
+	for began := time.Now(); ; time.Sleep(time.Millisecond) {
+		if now, err := os.Stat(meta); err == nil && !os.SameFile(before, now) {
+			break
+		}
+		if time.Since(began) > time.Minute {
+			t.Fatal("nsqd.dat is not written, and there is room")
+		}
+	}
+	if err := e.Shutdown(); err != nil {
+		t.Error(err)
 	}
 }

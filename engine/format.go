@@ -36,14 +36,18 @@ func checkFormat(dataPath string, log *logger) error {
 			err = fs.ErrNotExist // an earlier one gets ours: mmapqueue reads it, or says what it does not
 		}
 	}
-	if !errors.Is(err, fs.ErrNotExist) {
-		log.printf(LogError, "format of the data-path, taken for %d - %s", dataFormat, err)
-	}
+	unread := err
 	err = os.MkdirAll(filepath.Dir(path), 0o700)
 	if err == nil {
 		err = mmapqueue.ReplaceFile(mmapqueue.OS, path, fmt.Appendln(nil, dataFormat))
 	}
-	if err != nil && !unwritable(err) { // of which the start says more
+	if unwritable(err) {
+		return nil // of which the start says more
+	}
+	if !errors.Is(unread, fs.ErrNotExist) {
+		log.printf(LogError, "format of the data-path, taken for %d - %s", dataFormat, unread)
+	}
+	if err != nil {
 		log.printf(LogError, "format of the data-path - %s", err)
 	}
 	return nil

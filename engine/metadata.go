@@ -70,6 +70,7 @@ func (m *metadata) changed(ephemeral bool) {
 // start runs the goroutine that writes; stop ends it.
 func (m *metadata) start() {
 	m.wg.Go(func() {
+		failing := false
 		for {
 			select {
 			case <-m.done:
@@ -77,10 +78,16 @@ func (m *metadata) start() {
 			case <-m.dirt:
 			}
 			began := time.Now()
-			if err := m.write(); err != nil {
-				m.e.log.printf(LogError, "failed to persist metadata - %s", err)
-			}
+			err := m.write()
 			pause := (metadataShare - 1) * time.Since(began)
+			if err != nil {
+				if !failing { // once, and not each second while the disk is full
+					m.e.log.printf(LogError, "failed to persist metadata - %s", err)
+				}
+				pause = metadataPauseMax
+				m.changed(false) // it is tried again
+			}
+			failing = err != nil
 			select {
 			case <-m.done:
 				return

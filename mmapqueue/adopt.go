@@ -82,6 +82,11 @@ func (b *Backlog) Adopt(queues []diskqueue.Queue) error {
 		if err := b.makeDir(); err != nil {
 			return err
 		}
+		if len(files) == len(q.Files) { // or some have been removed since, by us
+			for _, f := range q.Missing {
+				b.report(&segment{path: f.Path}, 0, errFileMissing)
+			}
+		}
 		if err := b.adopt(q, files); err != nil {
 			return fmt.Errorf("mmapqueue: adopt: %w", err)
 		}
@@ -103,16 +108,23 @@ func (b *Backlog) adopted(path string) bool {
 // adopt makes segments of files, those of q that are not adopted. The caller holds
 // appending, and no segment is open.
 func (b *Backlog) adopt(q diskqueue.Queue, files []diskqueue.File) error {
-	made := make([]*segment, len(files))
-	for i, f := range files {
+	var made []*segment
+	for _, f := range files {
 		size, err := b.sizeOf(f.Path)
-		if err != nil {
+		if exhausted(err) {
 			return err
 		}
-		made[i] = &segment{
+		if err != nil { // a start that can read it adopts it
+			b.report(&segment{path: f.Path}, 0, err)
+			continue
+		}
+		made = append(made, &segment{
 			path: f.Path, size: size, end: size, sealed: true,
 			foreign: &foreign{name: q.Channel, start: f.Start, meta: q.Meta},
-		}
+		})
+	}
+	if len(made) == 0 {
+		return nil
 	}
 	c, err := b.cursor(q.Channel)
 	if err != nil {

@@ -3,6 +3,7 @@ package mmapqueue
 import (
 	"errors"
 	"fmt"
+	"syscall"
 )
 
 var (
@@ -20,6 +21,13 @@ var (
 
 	errNotRegular = errors.New("not a regular file")
 )
+
+// NoRoom reports whether err says that something does not fit: the disk is full, or the
+// quota used up, or a file would be larger than the process may make it. What is smaller
+// may still fit.
+func NoRoom(err error) bool {
+	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || errors.Is(err, syscall.EFBIG)
+}
 
 // CorruptError says where a log is damaged. It matches ErrCorrupt under
 // errors.Is.

@@ -6,7 +6,6 @@ import (
 	"io/fs"
 	"path/filepath"
 	"slices"
-	"syscall"
 )
 
 // spareMax is how many segments that nobody needs are kept to be used again.
@@ -68,7 +67,7 @@ func (j *Journal) roll(need int64) error {
 		j.slot++
 		s = &journalSegment{path: journalPath(j.dir, j.slot), size: size}
 		s.f, err = j.create(s.path, size)
-		for least := max(journalStart+need, DefaultSegmentBytesMin); errors.Is(err, syscall.ENOSPC) && s.size > least; {
+		for least := max(journalStart+need, DefaultSegmentBytesMin); NoRoom(err) && s.size > least; {
 			s.size = max(s.size/4, least) // a disk that is nearly full has room for a little
 			s.f, err = j.o.FS.Create(s.path, s.size)
 		}

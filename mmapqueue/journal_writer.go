@@ -1,11 +1,9 @@
 package mmapqueue
 
 import (
-	"errors"
 	"fmt"
 	"runtime"
 	"slices"
-	"syscall"
 	"time"
 )
 
@@ -144,7 +142,7 @@ func (j *Journal) probe() {
 func (j *Journal) failed(b *JournalBatch, err error) {
 	b.err = err
 	j.failure.Store(&err)
-	if errors.Is(err, syscall.ENOSPC) {
+	if NoRoom(err) {
 		j.refused.Store(max(j.refused.Load(), int64(b.Size())))
 	}
 	b.essentials(&j.kept)

@@ -52,7 +52,10 @@ func (b *Backlog) recover() error {
 			return err
 		}
 		if err != nil {
-			b.report(s, 0, err) // unreadable; it stays for a start that can read it
+			// It is kept for whoever may read it. Under its own name the next start
+			// would find it behind the cursors, which go on, and remove it.
+			b.report(s, 0, err)
+			b.putAside(s.path)
 		}
 		b.number = max(b.number, number+1)
 		if keep {

@@ -172,6 +172,9 @@ func (b *Broker) directory(name string, incarnation uint64) string {
 	return filepath.Join(b.opts.DataPath, backlogsDir, string(wire.AppendMessageID([]byte(name+"@"), incarnation)))
 }
 
+// incarnationDigits is the length of that number in a directory's name.
+const incarnationDigits = 16
+
 // incarnationOf returns the number in a directory's name, 0 if there is none.
 func incarnationOf(dir string) uint64 {
 	digits := dir[strings.LastIndexByte(dir, '@')+1:]

@@ -3,7 +3,6 @@ package broker
 import (
 	"errors"
 	"path/filepath"
-	"syscall"
 
 	"github.com/zsqio/zsq/mmapqueue"
 )
@@ -52,7 +51,7 @@ func (b *Broker) failed(f *diskFailure) {
 func (b *Broker) writeFailed(err error, bytes int64) {
 	switch {
 	case errors.Is(err, mmapqueue.ErrFull):
-	case errors.Is(err, syscall.ENOSPC):
+	case mmapqueue.NoRoom(err):
 		b.failed(&diskFailure{err, bytes})
 	default:
 		b.diskFailed(err)

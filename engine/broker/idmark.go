@@ -29,7 +29,9 @@ func TakeIDMark(path string, wallNs int64) (mark uint64, err error) {
 	}
 	if failed := writeIDMark(path, mark+idMarkAhead); failed != nil {
 		mark = max(mark, uint64(wallNs)) // the next run may read the old one
-		err = errors.Join(err, failed)
+		if err = errors.Join(err, failed); errors.Is(failed, fs.ErrPermission) {
+			err = failed // which says it all
+		}
 	}
 	return mark, err
 }
@@ -41,8 +43,8 @@ func readIDMark(path string) (uint64, error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		return 0, nil
 	}
-	if err != nil {
-		return 0, fmt.Errorf("broker: id mark: %w", err)
+	if err != nil { // the next one takes its place, if it is a file
+		return 0, fmt.Errorf("broker: id mark: %v", err) // %v: what cannot be read may yet be written
 	}
 	mark, err := strconv.ParseUint(strings.TrimSpace(string(b)), 10, 62)
 	if err != nil {

@@ -252,7 +252,7 @@ func (b *Broker) openAll(root string, dirs []os.DirEntry, rec *recovery, theirs 
 	slices.Sort(names)
 	opened := make([]*Topic, len(names))
 	loads := make([][]load, len(names))
-	err := inParallel(len(names), filesAtOnce, func(i int) (err error) {
+	err := inParallel(len(names), sideBySide(), func(i int) (err error) {
 		opened[i], loads[i], err = b.openTopic(names[i], paths[names[i]], rec.queues[names[i]], theirs[names[i]])
 		return err
 	})
@@ -276,7 +276,7 @@ func (rec *recovery) ancestor(topic, dir string) bool {
 
 // startJournal ends a recovery: see recovery, step 4.
 func (b *Broker) startJournal(rec *recovery, opened []*Topic) error {
-	err := inParallel(len(opened), filesAtOnce, func(i int) error {
+	err := inParallel(len(opened), sideBySide(), func(i int) error {
 		if t := opened[i]; t.owed.Swap(0) != 0 {
 			return t.writer.log.Sync()
 		}

@@ -12,6 +12,8 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/zsqio/zsq/internal/block"
 	"github.com/zsqio/zsq/internal/diskqueue"
 	"github.com/zsqio/zsq/internal/wire"
@@ -86,9 +88,22 @@ func upstreamQueues(dataPath string) (map[string][]diskqueue.Queue, error) {
 	return byTopic, nil
 }
 
-// filesAtOnce is how many topics are opened or closed side by side: a sync
+// filesAtOnce is how many topics are opened or closed side by side, where there are
+// descriptors for that: a sync
 // waits for the disk, and the disk serves many at the price of one.
 const filesAtOnce = 64
+
+// sideBySide is filesAtOnce, or less in a process that may open few files.
+func sideBySide() int {
+	var limit unix.Rlimit
+	if unix.Getrlimit(unix.RLIMIT_NOFILE, &limit) != nil {
+		return filesAtOnce
+	}
+	return int(min(filesAtOnce, max(1, limit.Cur/filesShare)))
+}
+
+// filesShare is how many descriptors there must be for each topic that is opened beside others.
+const filesShare = 16
 
 // inParallel calls f for 0 to n-1 and returns all errors.
 func inParallel(n, atOnce int, f func(i int) error) error {
@@ -106,13 +121,12 @@ func inParallel(n, atOnce int, f func(i int) error) error {
 	return errors.Join(errs...)
 }
 
-// topicOf returns the topic whose backlog a directory is.
+// topicOf returns the topic whose backlog a directory is. Others may lie there, a copy that
+// somebody has made for one; only names that we give count.
 func topicOf(d fs.DirEntry) (name string, ok bool) {
-	at := strings.LastIndexByte(d.Name(), '@')
-	if !d.IsDir() || at <= 0 {
-		return "", false
-	}
-	return d.Name()[:at], true
+	name, number, _ := strings.Cut(d.Name(), "@")
+	ok = d.IsDir() && wire.ValidName(name) && len(number) == incarnationDigits && incarnationOf(d.Name()) != 0
+	return name, ok
 }
 
 // openTopic opens a topic's backlog, if it has one, and has it take over what
@@ -237,7 +251,7 @@ func (b *Broker) Close() error {
 	b.pool.Shed()
 	held := b.held()
 	topics := b.topics.all()
-	end, atOnce := (*mmapqueue.Backlog).Close, filesAtOnce
+	end, atOnce := (*mmapqueue.Backlog).Close, sideBySide()
 	logs := slices.ContainsFunc(topics, func(t *Topic) bool { return !t.ephemeral })
 	together := logs && len(topics) >= syncTogether
 	if together {

@@ -39,6 +39,7 @@ const (
 	metaSuffix = ".diskqueue.meta.dat"
 	dataInfix  = ".diskqueue."
 	dataSuffix = ".dat"
+	badSuffix  = ".bad"
 
 	// IDSize is the length of a message id, 16 hexadecimal digits.
 	IDSize = 16
@@ -93,7 +94,11 @@ type Queue struct {
 	Files          []File
 	Meta           string // path of the meta file, or empty when there is none that can be used
 	Depth          int64  // as the meta file says, or -1
+	Missing        []File // that should lie between the others, and do not or are no files; at most missingMax
 }
+
+// missingMax is how many missing files are named.
+const missingMax = 100
 
 // File is a file of records.
 type File struct {
@@ -119,7 +124,11 @@ func Find(dir string) ([]Queue, error) {
 		path   string
 	}
 	files := map[string][]numbered{} // by base name
+	aside := map[string]bool{}       // names of quarantined files, without the suffix
 	for _, e := range entries {
+		if name, ok := strings.CutSuffix(e.Name(), badSuffix); ok {
+			aside[name] = true
+		}
 		base, number, ok := dataName(e.Name())
 		if ok && e.Type().IsRegular() {
 			files[base] = append(files[base], numbered{number, filepath.Join(dir, e.Name())})
@@ -135,7 +144,17 @@ func Find(dir string) ([]Queue, error) {
 		if ok {
 			q.Meta, q.Depth = meta, at.depth
 		}
+		next := found[0].number
+		if ok {
+			next = at.readFile
+		}
 		for _, f := range found {
+			for ; next < f.number && len(q.Missing) < missingMax; next++ {
+				if name := base + fmt.Sprintf("%s%06d%s", dataInfix, next, dataSuffix); !aside[name] {
+					q.Missing = append(q.Missing, File{Path: filepath.Join(dir, name)})
+				}
+			}
+			next = max(next, f.number+1)
 			stat, err := os.Stat(f.path)
 			if err != nil {
 				return nil, fmt.Errorf("diskqueue: %w", err)

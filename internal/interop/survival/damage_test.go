@@ -329,3 +329,47 @@ func TestDamagedJournal(t *testing.T) {
 		})
 	}
 }
+
+// TestForeignDirectories lays copies of a topic's directory beside it, and others with odd
+// names: only the topic's own counts, and nobody hears of the rest.
+func TestForeignDirectories(t *testing.T) {
+	const n = 500
+	dir := t.TempDir()
+	flags := []string{"--mem-queue-size=0"}
+	d := run(t, dir, flags...)
+	d.Create(t, "t", "c")
+	d.publish(t, "t", 0, n, damageSize)
+	d.Stop(t)
+	own, err := filepath.Glob(filepath.Join(dir, "zsq", "t@*"))
+	must(t, err)
+	if len(own) != 1 {
+		t.Fatalf("the topic has the directories %q", own)
+	}
+	number := strings.TrimPrefix(filepath.Base(own[0]), "t@")
+	for _, name := range []string{"t@" + number + ".bak", "t@zz", "t@", "@" + number, "no name@" + number, "t@x@" + number, "lost+found"} {
+		must(t, os.CopyFS(filepath.Join(dir, "zsq", name), os.DirFS(own[0])))
+	}
+	d = run(t, dir, flags...)
+	got := d.consume(t, "t", "c", 2*n, damageSize)
+	if len(got) != n {
+		t.Errorf("%d of %d messages came", len(got), n)
+	}
+	d.Stop(t)
+	d = run(t, dir, flags...)
+	if got := d.consume(t, "t", "c", 2*n, damageSize); len(got) > 0 {
+		t.Errorf("%d messages came again", len(got))
+	}
+	resp, err := http.Get("http://" + d.HTTP + "/stats?format=json&include_clients=false&include_mem=false")
+	must(t, err)
+	defer resp.Body.Close()
+	var stats struct {
+		Topics []struct {
+			TopicName string `json:"topic_name"`
+		}
+	}
+	must(t, json.NewDecoder(resp.Body).Decode(&stats))
+	if len(stats.Topics) != 1 {
+		t.Errorf("topics: %+v", stats.Topics)
+	}
+	d.Stop(t)
+}
