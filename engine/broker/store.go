@@ -344,11 +344,11 @@ type collector struct {
 	more []saved
 }
 
-// saveBytes is how much save writes at once. What is encoded then is still in the
-// processor's cache when the system copies it, and the memory for it is the same each
-// time: a stop with a million messages of 200 bytes took 350 MB more in one piece.
-// Of a smaller segment it is an eighth: several pieces fill one, few bytes are left over.
-const saveBytes = 1 << 20
+// saveBytes is how much save writes at once: enough for the huge pages that
+// mmapqueue writes, and the memory for it is the same each time. A stop with a million
+// messages of 200 bytes took 350 MB more in one piece. Of smaller segments it is an
+// eighth: several pieces fill one, and few bytes are left over.
+const saveBytes = 4 << 20
 
 // waits returns how many messages are still to be taken. (It is not what the queue
 // counts: that includes its backlog.)
@@ -406,26 +406,68 @@ func (c *collector) giveBack(j *job) {
 	}
 }
 
-// save writes what is collected to the backlog, piece by piece, and gives its memory
-// back as it goes: that is what the system's copy of it is made in. After an error the
-// pieces before it are there.
+// A piece is a part of what save writes, on its way to the backlog.
+type piece struct {
+	job  job
+	recs []mmapqueue.Record
+}
+
+// save writes what is collected to the backlog, piece by piece, the next one being read
+// meanwhile, and gives its memory back as it goes: that is what the system's copy of it
+// is made in. After an error the pieces before it are there.
 func (t *Topic) save(c *collector) error {
-	j := job{want: []want{{q: c.q}}}
-	piece := saveBytes
+	waiting := c.waits()
+	if waiting == 0 {
+		return nil
+	}
+	if err := t.writer.open(); err != nil {
+		return err
+	}
+	c.q.mu.Lock()
+	err := c.q.open(t.writer.log)
+	c.q.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	kind := mmapqueue.Record{Kind: mmapqueue.KindPublish}
+	if t.writer.log.Cursors() > 1 {
+		kind = mmapqueue.Record{Kind: mmapqueue.KindPut, Cursor: c.q.cursor.ID()}
+	}
+	bytes := saveBytes
 	if most := t.b.opts.Log.SegmentBytesMax; most > 0 {
-		piece = min(piece, int(most/8))
+		bytes = min(bytes, int(most/8))
 	}
-	for c.take(&j, piece) {
-		if err := t.writer.open(); err != nil {
-			return err
-		}
-		if err := t.writer.write(&j); err != nil {
-			return err
-		}
-		t.b.finishSource(source{q: c.q, sequences: t.b.sequences(j.refs)})
-		t.b.releaseAll(j.refs)
+	pieces, used := make(chan *piece, 1), make(chan *piece, 2)
+	for range cap(used) {
+		used <- new(piece)
 	}
-	return nil
+	go func() {
+		defer close(pieces)
+		for p := range used {
+			if !c.take(&p.job, bytes) {
+				return
+			}
+			p.recs = t.writer.records(p.recs[:0], &p.job, kind, 0, len(p.job.refs))
+			pieces <- p
+		}
+	}()
+	for p := range pieces {
+		if err != nil {
+			continue // until the goroutine has ended
+		}
+		if first := len(p.job.refs); waiting > first {
+			t.writer.log.Expect(int64(waiting) * p.job.size() / int64(first))
+			waiting = 0
+		}
+		if err = t.writer.log.Append(p.recs); err != nil {
+			close(used)
+			continue
+		}
+		t.b.finishSource(source{q: c.q, sequences: t.b.sequences(p.job.refs)})
+		t.b.releaseAll(p.job.refs)
+		used <- p
+	}
+	return err
 }
 
 // arenas are what refillers bring messages back into. Each step takes one for

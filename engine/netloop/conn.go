@@ -253,10 +253,11 @@ func (c *Conn) linger() {
 // not tell when the last byte was acknowledged.
 const lingerLook = 5 * time.Millisecond
 
-// unacked is the number of bytes that the peer's kernel has not taken. It is always
-// zero for unix sockets, which have no wire. The FIN, which counts as one with the
-// kernel and is the last, is not in it: a peer acknowledges it only some 40 ms later,
-// and a stop would wait for that.
+// unacked is the number of bytes that the peer's kernel has not taken; a FIN
+// counts as one. It is always zero for unix sockets, which have no wire.
+//
+// In a shutdown the FIN, which is the last, is not counted: an idle peer acknowledges
+// it only some 40 ms later, and the stop would wait for that.
 func (c *Conn) unacked() int {
 	if c.unix {
 		return 0
@@ -265,7 +266,10 @@ func (c *Conn) unacked() int {
 	if err != nil {
 		return 0
 	}
-	return max(0, n-1)
+	if c.loop.leaving {
+		n--
+	}
+	return max(0, n)
 }
 
 // checkLingers closes the lingering connections that are done.
