@@ -194,6 +194,9 @@ func TestGraceAwaitsThePump(t *testing.T) {
 	s.armed.Store(true)
 	topic.SetPaused(false)
 	<-s.stalled // channel b has nothing yet
+	if d, _ := topic.Depth(); d != 4 {
+		t.Errorf("the topic has %d messages while its pump has them in hand, want 4", d)
+	}
 	var over atomic.Bool
 	early := make(chan bool)
 	go func() {
