@@ -332,7 +332,8 @@ func (j *Journal) recycle(b *JournalBatch) {
 	}
 	clear(b.groups)
 	clear(b.forced)
-	*b = JournalBatch{buf: b.buf[:0], starts: b.starts[:0], groups: b.groups[:0], forced: b.forced[:0], ids: b.ids[:0]}
+	clear(b.named)
+	*b = JournalBatch{buf: b.buf[:0], starts: b.starts[:0], groups: b.groups[:0], forced: b.forced[:0], named: b.named[:0], ids: b.ids[:0]}
 	j.freeBytes += cap(b.buf)
 	j.free = append(j.free, b)
 }

@@ -49,11 +49,6 @@ type JournalQueue struct {
 // Alone returns the group of this queue only.
 func (q *JournalQueue) Alone() *JournalGroup { return &q.alone }
 
-// Rename gives the queue to another channel: a topic's first one inherits what
-// was held back. Batches submitted from now on say so; [JournalBatch.Define]
-// writes it down.
-func (q *JournalQueue) Rename(channel string) { q.channel.Store(&channel) }
-
 // A JournalGroup is the queues that take a publish.
 type JournalGroup struct {
 	number uint32
@@ -126,6 +121,7 @@ type JournalBatch struct {
 	starts []uint32        // of the records in buf
 	groups []*JournalGroup // that the records mention
 	forced []*JournalGroup // to be written in any case
+	named  []journalName   // from this batch on
 	anew   bool            // to begin a segment
 	sync   bool            // see Sync
 	flush  bool            // see Journal.Flush
@@ -136,6 +132,20 @@ type JournalBatch struct {
 
 	sequence uint64 // of the first record
 	salt     uint64 // that the records are sealed with
+}
+
+// journalName is the channel that a queue is given to.
+type journalName struct {
+	q       *JournalQueue
+	channel string
+}
+
+// Rename gives a queue to another channel: a topic's first one inherits what was
+// held back. From this batch on the journal says so; [JournalBatch.Define] writes it
+// down. What was submitted before stands under the old name, though it may be written
+// later: under the new one the death of an earlier channel would take it along.
+func (b *JournalBatch) Rename(q *JournalQueue, channel string) {
+	b.named = append(b.named, journalName{q, channel})
 }
 
 // Sync asks for the batch to be on the disk before it is answered. Batches that
@@ -314,6 +324,7 @@ func (b *JournalBatch) take(o *JournalBatch) {
 	b.buf = append(b.buf, o.buf...)
 	b.groups = append(b.groups, o.groups...)
 	b.forced = append(b.forced, o.forced...)
+	b.named = append(b.named, o.named...)
 	b.sync = b.sync || o.sync
 }
 

@@ -132,3 +132,38 @@ func TestJournalNews(t *testing.T) {
 		t.Error("no damage changed anything")
 	}
 }
+
+// What a queue was called when a message was submitted is what the journal says of it,
+// however late that is written: a channel's death does not take along what a later
+// channel of that name has inherited.
+func TestJournalNamesInOrder(t *testing.T) {
+	dir := t.TempDir()
+	j, _ := mustJournal(t, dir, mmapqueue.JournalOptions{})
+	held := j.NewQueue("t", "")
+	submit := func(f func(b *mmapqueue.JournalBatch)) {
+		b := j.Batch()
+		f(b)
+		j.Submit(b, nil)
+	}
+	news := func(kind mmapqueue.NewsKind) {
+		submit(func(b *mmapqueue.JournalBatch) { b.News(mmapqueue.News{Kind: kind, Topic: "t", Channel: "c"}) })
+	}
+	submit(func(b *mmapqueue.JournalBatch) {
+		b.Use(held.Alone())
+		b.Message(held.Alone(), 1, 1, 0, 0, []byte("body"))
+	})
+	news(mmapqueue.Birth)
+	news(mmapqueue.Death)
+	submit(func(b *mmapqueue.JournalBatch) {
+		b.Rename(held, "c")
+		b.Define(held.Alone())
+	})
+	news(mmapqueue.Birth)
+	j.Start() // the writer comes to it only now
+	must(t, j.Close())
+	j, found := mustJournal(t, dir, mmapqueue.JournalOptions{})
+	if len(found.Queues) != 1 || found.Queues[0].Channel != "c" || len(found.Queues[0].Messages) != 1 {
+		t.Fatalf("found %+v, want one message of channel c", found.Queues)
+	}
+	must(t, j.Close())
+}

@@ -158,7 +158,7 @@ func (m *jmodel) step() {
 				}
 			case 1:
 				q.channel += "'"
-				q.q.Rename(q.channel)
+				b.Rename(q.q, q.channel)
 				b.Define(q.q.Alone())
 				q.defined = true
 			case 2:

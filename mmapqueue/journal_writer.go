@@ -169,6 +169,9 @@ type placedBatch struct {
 // add puts b behind what is gathered, with the groups that the segment does not
 // know yet in front of it.
 func (r *journalRun) add(b *JournalBatch) error {
+	for _, n := range b.named {
+		n.q.channel.Store(&n.channel)
+	}
 	if b.Empty() {
 		r.all = append(r.all, placedBatch{b: b})
 		return nil

@@ -187,14 +187,15 @@ func (b *Broker) carried(j *job, n want) {
 	}
 }
 
-// renamed writes down a queue's new name, if there is somebody's message under the
-// old one.
-func (b *Broker) renamed(q *queue) {
+// renamed tells the journal a queue's new name, and has it written down if there is
+// somebody's message under the old one.
+func (b *Broker) renamed(q *queue, name string) {
+	batch := b.journal.Batch()
+	batch.Rename(q.journal, name)
 	if q.known.Load() {
-		batch := b.journal.Batch()
 		batch.Define(q.journal.Alone())
-		b.journal.Submit(batch, nil)
 	}
+	b.journal.Submit(batch, nil)
 }
 
 // end writes down that a queue is gone.

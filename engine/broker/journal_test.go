@@ -411,7 +411,7 @@ func TestJournalFails(t *testing.T) {
 	}
 
 	disk.Set(faultfs.Faults{})
-	w.b.renamed(ch.q) // whatever is written next
+	w.b.renamed(ch.q, ch.name) // whatever is written next
 	w.settle("healing", func() bool { return w.b.Health() == nil })
 	if err := w.b.PublishForeign(topic, [][]byte{body(7, 1)}, 0); err != nil {
 		t.Error(err)

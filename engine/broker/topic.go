@@ -150,8 +150,7 @@ func (t *Topic) Channel(name string) (*Channel, error) {
 		v.hold = nil
 		c.q.owner.Store(c) // before the rename: see queue.open
 		if c.q.journal != nil {
-			c.q.journal.Rename(name)
-			t.b.renamed(c.q)
+			t.b.renamed(c.q, name)
 		}
 		if !t.ephemeral {
 			t.inherit(c)
