@@ -61,6 +61,9 @@ func (t *Topic) stands() error {
 			return fmt.Errorf("%q and %q read one cursor", other, name)
 		}
 		whose[cursor] = name
+		if q.draining.Load() || q.dead.Load() {
+			return fmt.Errorf("%q: draining %t, dead %t", name, q.draining.Load(), q.dead.Load())
+		}
 	}
 	if v.hold == nil {
 		return nil
@@ -87,8 +90,6 @@ func (q *queue) stands() (ring, outstanding int64, err error) {
 	switch {
 	case out != outstanding:
 		err = fmt.Errorf("outstanding is %d, writer, backlog and refiller hold %d", outstanding, out)
-	case q.draining.Load() || q.dead.Load():
-		err = fmt.Errorf("draining %t, dead %t", q.draining.Load(), q.dead.Load())
 	case q.moves.Load()&1 != 0:
 		err = errors.New("the refiller moves something for ever")
 	}
