@@ -60,9 +60,9 @@ func TestUnreadableSegment(t *testing.T) {
 	}
 }
 
-// TestAdoptIncomplete adopts a queue of upstream's with a file that is missing, and one
-// that may not be read at the first start: each is told, the rest comes, and the latter
-// comes later.
+// TestAdoptIncomplete adopts a queue of upstream's with a file that is missing, one that
+// is empty, and one that may not be read at the first start: each is told, the rest
+// comes, and the last one comes later.
 func TestAdoptIncomplete(t *testing.T) {
 	const n = 400
 	upstream, dir := t.TempDir(), filepath.Join(t.TempDir(), "log")
@@ -84,8 +84,9 @@ func TestAdoptIncomplete(t *testing.T) {
 			records++
 		}
 	}
-	gone, hidden := count(files[1]), count(files[3])
+	gone, hidden := count(files[1])+count(files[2]), count(files[3])
 	must(t, os.Remove(files[1]))
+	must(t, os.Truncate(files[2], 0))
 	var log notebook
 	o := small
 	o.Logf = log.logf
@@ -93,10 +94,10 @@ func TestAdoptIncomplete(t *testing.T) {
 	b := mustOpen(t, dir, o)
 	adopt(t, b, upstream)
 	got := drain(t, mustCursor(t, b, "c"), n)
-	if len(got) != n-gone-hidden || b.Damaged() != 2 {
+	if len(got) != n-gone-hidden || b.Damaged() != 3 {
 		t.Errorf("%d records came, want %d; %d places are counted", len(got), n-gone-hidden, b.Damaged())
 	}
-	for _, path := range []string{files[1], files[3]} {
+	for _, path := range files[1:4] {
 		if len(log.about(filepath.Base(path))) != 1 {
 			t.Errorf("nothing is logged of %s:\n%s", path, strings.Join(log.lines, "\n"))
 		}

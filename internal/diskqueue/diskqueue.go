@@ -94,7 +94,7 @@ type Queue struct {
 	Files          []File
 	Meta           string // path of the meta file, or empty when there is none that can be used
 	Depth          int64  // as the meta file says, or -1
-	Missing        []File // that should lie between the others, and do not or are no files; at most missingMax
+	Missing        []File // that should lie between the others and are not there, are no files or empty
 }
 
 // missingMax is how many missing files are named.
@@ -166,8 +166,11 @@ func Find(dir string) ([]Queue, error) {
 			case ok && f.number == at.readFile:
 				file.Start = at.readOffset
 			}
-			if file.Start < stat.Size() {
+			switch {
+			case file.Start < stat.Size():
 				q.Files = append(q.Files, file)
+			case ok && f.number < at.writeFile && stat.Size() < max(file.Start, 1):
+				q.Missing = append(q.Missing, file) // all that was to be read of it has been cut off
 			}
 		}
 		if len(q.Files) > 0 {
