@@ -343,7 +343,7 @@ func TestMoveAfterChangeOfMode(t *testing.T) {
 			}
 			for i, copied := range append(shots.copies, copyOf(t, dir)) {
 				other := newWorldClosed(t, 3, 1, 5, copied, w.b.ids.next.Load(), DurabilityMemory)
-				other.open(nil)
+				other.open(saved)
 				topic := other.b.Find([]byte("t"))
 				topic.SetPaused(false) // in case the journal had not heard of it
 				other.settle("moved on", func() bool { return topic.view.Load().hold == nil && other.quiet() })
