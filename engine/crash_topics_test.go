@@ -57,7 +57,7 @@ func (n *crashNames) tcp(command string, body []byte) {
 	if _, err := c.Write(out); err != nil {
 		n.t.Fatal(err)
 	}
-	if kind, answer, err := crashFrame(bufio.NewReader(c)); err != nil || kind != 0 || string(answer) != "OK" {
+	if kind, answer, err := crashAnswer(bufio.NewReader(c)); err != nil || kind != 0 || string(answer) != "OK" {
 		n.t.Fatalf("%s: %d %q, %v", command, kind, answer, err)
 	}
 }
